@@ -1,0 +1,245 @@
+//! All that a stage may see while it runs: inputs, output, scratch, seeds, and where to report.
+//! Knows nothing of the store that the folders lie in.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Context as _, bail};
+use serde_json::{Map, Value};
+
+use crate::stage::Source;
+
+/// A request to stop, shared by whoever asks and whoever must heed it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// The error of a stage that stopped because it was asked to, after saving what it had.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("cancelled")]
+pub struct Cancelled;
+
+/// An input as the stage sees it: a finished, read-only folder.
+#[derive(Debug, Clone)]
+pub struct InputArtifact {
+    /// Name of the node that made it. A result may hold it only where the input is `Arity::Named`.
+    pub node: String,
+    pub kind: String,
+    /// The artifact's data folder.
+    pub path: PathBuf,
+}
+
+/// How far a node is, for whoever watches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    pub done: u64,
+    /// Zero where it is not known.
+    pub total: u64,
+    /// A few figures, such as `loss 1.234 · 12k tok/s`.
+    pub message: String,
+}
+
+/// What a running stage may see and say.
+pub struct Context {
+    /// Folder that relative paths of a pipeline start from.
+    pub(crate) root: PathBuf,
+    pub(crate) inputs: BTreeMap<String, Vec<InputArtifact>>,
+    pub(crate) output: PathBuf,
+    pub(crate) scratch: PathBuf,
+    /// Folder for `metrics.jsonl` and `samples.jsonl`, beside the data and not part of its digest.
+    pub(crate) records: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) cancel: Cancel,
+    pub(crate) watch: Box<dyn Fn(Progress) + Send + Sync>,
+    pub(crate) files: Mutex<BTreeMap<&'static str, File>>,
+}
+
+impl Context {
+    /// A context outside any store, for tests of a single stage: everything lies below `folder`.
+    ///
+    /// # Errors
+    /// When the folders cannot be made.
+    pub fn standalone(folder: &Path, seed: u64) -> anyhow::Result<Self> {
+        let below = |name: &str| -> anyhow::Result<PathBuf> {
+            let path = folder.join(name);
+            std::fs::create_dir_all(&path)?;
+            Ok(path)
+        };
+        Ok(Self {
+            root: folder.to_path_buf(),
+            inputs: BTreeMap::new(),
+            output: below("output")?,
+            scratch: below("scratch")?,
+            records: below("records")?,
+            seed,
+            cancel: Cancel::default(),
+            watch: Box::new(|_| ()),
+            files: Mutex::default(),
+        })
+    }
+
+    /// Adds an input to a standalone context.
+    #[must_use]
+    pub fn with_input(mut self, name: &str, node: &str, kind: &str, path: &Path) -> Self {
+        let artifact = InputArtifact { node: node.into(), kind: kind.into(), path: path.into() };
+        self.inputs.entry(name.into()).or_default().push(artifact);
+        self
+    }
+
+    /// Replaces the stop flag of a standalone context.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// The one artifact of an input with `Arity::One`.
+    ///
+    /// # Errors
+    /// When the stage asks for an input that it did not declare.
+    pub fn input(&self, name: &str) -> anyhow::Result<&InputArtifact> {
+        match self.inputs(name) {
+            [one] => Ok(one),
+            other => bail!("input `{name}` holds {} artifacts where one was expected", other.len()),
+        }
+    }
+
+    /// The artifact of an input with `Arity::Optional`.
+    #[must_use]
+    pub fn optional(&self, name: &str) -> Option<&InputArtifact> {
+        self.inputs(name).first()
+    }
+
+    /// All artifacts of an input, in the order of the pipeline.
+    #[must_use]
+    pub fn inputs(&self, name: &str) -> &[InputArtifact] {
+        self.inputs.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Folder that becomes the artifact's data.
+    #[must_use]
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// Working folder of this result alone; it survives a kill and is there again on the next try.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Where a source lies.
+    #[must_use]
+    pub fn source(&self, source: &Source) -> PathBuf {
+        self.root.join(&source.0)
+    }
+
+    /// Folder that relative paths of the pipeline start from.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A seed for one purpose, derived from the node's seed: another purpose gives an unrelated one.
+    #[must_use]
+    pub fn seed(&self, purpose: &str) -> u64 {
+        let mut hasher = blake3::Hasher::new_derive_key("mashbill 1 seed");
+        hasher.update(&self.seed.to_le_bytes());
+        hasher.update(purpose.as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        u64::from_le_bytes(first)
+    }
+
+    /// Has the user asked to stop? A long stage then saves into scratch and returns [`Cancelled`].
+    #[must_use]
+    pub fn cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Tells whoever watches how far the stage is.
+    pub fn progress(&self, done: u64, total: u64, message: impl Into<String>) {
+        (self.watch)(Progress { done, total, message: message.into() });
+    }
+
+    /// Appends one line to `metrics.jsonl`: the step and its figures.
+    ///
+    /// # Errors
+    /// When the line cannot be written.
+    pub fn record(&self, step: u64, metrics: &[(&str, f64)]) -> anyhow::Result<()> {
+        let mut line = Map::new();
+        line.insert("step".into(), step.into());
+        for (name, value) in metrics {
+            // JSON has no NaN: a figure that does not exist is written as null.
+            line.insert((*name).into(), serde_json::Number::from_f64(*value).map_or(Value::Null, Value::Number));
+        }
+        self.append("metrics.jsonl", &Value::Object(line))
+    }
+
+    /// Appends one line to `samples.jsonl`: anything worth reading afterwards, stamped with its step.
+    ///
+    /// # Errors
+    /// When the line cannot be written.
+    pub fn sample(&self, step: u64, mut sample: Map<String, Value>) -> anyhow::Result<()> {
+        sample.shift_insert(0, "step".into(), step.into());
+        self.append("samples.jsonl", &Value::Object(sample))
+    }
+
+    /// Drops what was recorded after `step`: a stage that resumes there will record it again.
+    ///
+    /// # Errors
+    /// When the records cannot be rewritten.
+    pub fn rewind(&self, step: u64) -> anyhow::Result<()> {
+        let mut files = self.files.lock().expect("no holder of this lock panics");
+        files.clear();
+        for name in ["metrics.jsonl", "samples.jsonl"] {
+            let path = self.records.join(name);
+            let Ok(file) = File::open(&path) else { continue };
+            let mut kept = String::new();
+            for line in BufReader::new(file).lines() {
+                let line = line?;
+                // A last line cut short by a kill does not parse, and goes too.
+                let Ok(value) = serde_json::from_str::<Value>(&line) else { break };
+                if value["step"].as_u64().is_some_and(|at| at <= step) {
+                    kept.push_str(&line);
+                    kept.push('\n');
+                }
+            }
+            std::fs::write(&path, kept).with_context(|| format!("rewriting {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn append(&self, name: &'static str, value: &Value) -> anyhow::Result<()> {
+        let mut files = self.files.lock().expect("no holder of this lock panics");
+        if !files.contains_key(name) {
+            let path = self.records.join(name);
+            let file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .with_context(|| format!("opening {}", path.display()))?;
+            files.insert(name, file);
+        }
+        let file = files.get_mut(name).expect("inserted above");
+        file.write_all(format!("{value}\n").as_bytes()).with_context(|| format!("writing {name}"))
+    }
+}

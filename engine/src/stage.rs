@@ -1,0 +1,105 @@
+//! What a kind of work must say of itself: its parameters, inputs, output and verb.
+//! Knows nothing of files, graphs or fingerprints.
+
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::context::Context;
+
+/// A kind of work that a node can do. The struct's fields are its `with:` parameters; their doc
+/// comments, defaults and ranges are what `mashbill stages NAME` prints.
+///
+/// Parameters use `#[serde(default)]` for defaults, `#[serde(deny_unknown_fields)]` on every struct,
+/// and `#[schemars(range(..))]` for bounds; the engine checks all of them before anything runs.
+pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The name that pipelines use.
+    const NAME: &'static str;
+    /// Raised by hand, with the reason beside it, when the same facts begin to give another result.
+    const VERSION: u32;
+    /// What the stage reads.
+    const INPUTS: &'static [Input];
+    /// The kind of artifact that the stage writes.
+    const OUTPUT: &'static str;
+    /// The `run:` block: how, never what. Recorded, not fingerprinted.
+    type Settings: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sync;
+
+    /// Fills in what a preset or another parameter decides, so that the facts hold the values in force.
+    fn resolve(&mut self) {}
+
+    /// Mistakes that a schema can't state, all of them.
+    fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// Does the work: reads its inputs, writes below `ctx.output()`.
+    ///
+    /// # Errors
+    /// Whatever the user can mend, with context; [`crate::Cancelled`] after `ctx.cancelled()` became true.
+    fn run(&self, settings: &Self::Settings, ctx: &Context) -> anyhow::Result<()>;
+}
+
+/// One input of a stage.
+#[derive(Debug, Clone, Copy)]
+pub struct Input {
+    pub name: &'static str,
+    /// The kinds of artifact it takes.
+    pub kinds: &'static [&'static str],
+    pub arity: Arity,
+    /// One sentence for `mashbill stages`.
+    pub about: &'static str,
+}
+
+/// How many nodes an input takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arity {
+    /// Exactly one.
+    One,
+    /// None or one.
+    Optional,
+    /// One or more: a name or a list.
+    Many,
+    /// As `Many`, and the stage writes the nodes' names into its result: they become facts.
+    Named,
+}
+
+/// A mistake in a parameter that only the stage can see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the parameter below `with:`, dots between: `model.layers`.
+    pub parameter: String,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// A file or folder whose bytes decide the result. The path itself does not.
+///
+/// Relative to the project root until the moment of opening; see [`Context::source`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Source(pub PathBuf);
+
+impl Source {
+    /// How a schema marks a source, so that the engine finds every one by walking the parameters.
+    pub const FORMAT: &'static str = "source";
+}
+
+impl JsonSchema for Source {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Source".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": Self::FORMAT })
+    }
+}
+
+/// The `run:` block of a stage that has nothing to set.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
