@@ -2,7 +2,15 @@
 //! rest, and says why. Knows nothing of what the stages compute.
 
 mod context;
+mod diagnostic;
+mod plan;
+mod registry;
+mod schema;
 mod stage;
 
 pub use context::{Cancel, Cancelled, Context, InputArtifact, Progress};
+pub use diagnostic::{Colour, Diagnostic, Label, Place, Span, Text};
+pub use plan::{Node, NodeInput, NodeSource, Plan};
+pub use registry::{Expand, Registry, StageInfo};
+pub use schema::ParameterInfo;
 pub use stage::{Arity, Input, NoSettings, Problem, Source, Stage};

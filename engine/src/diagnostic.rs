@@ -1,0 +1,206 @@
+//! A mistake in a pipeline, told as rustc tells one: code, place, source line, caret, and a way out.
+//! Knows nothing of YAML, stages or graphs.
+
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+/// One mistake that the user can mend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Stable, such as `E0104`; see [`crate::code`].
+    pub code: &'static str,
+    pub message: String,
+    /// Where the mistake is.
+    pub primary: Label,
+    /// Other places that explain it: `first defined here`, `made by this node`.
+    pub secondary: Vec<Label>,
+    /// How to mend it.
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>, span: &Span) -> Self {
+        let primary = Label { span: span.clone(), text: String::new() };
+        Self { code, message: message.into(), primary, secondary: Vec::new(), hint: None }
+    }
+
+    /// Says under the caret what is wrong there.
+    pub(crate) fn label(mut self, text: impl Into<String>) -> Self {
+        self.primary.text = text.into();
+        self
+    }
+
+    pub(crate) fn also(mut self, span: &Span, text: impl Into<String>) -> Self {
+        self.secondary.push(Label { span: span.clone(), text: text.into() });
+        self
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<Option<String>>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Where the mistake is, for one-line forms.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.primary.span.place()
+    }
+
+    /// The whole message, with the lines it is about.
+    #[must_use]
+    pub fn render(&self, colour: Colour) -> String {
+        // One snippet a text; the primary's text comes first.
+        let mut texts: Vec<(&Arc<Text>, Vec<(AnnotationKind, &Label)>)> = Vec::new();
+        let labels = self.secondary.iter().map(|label| (AnnotationKind::Context, label));
+        for (kind, label) in std::iter::once((AnnotationKind::Primary, &self.primary)).chain(labels) {
+            match texts.iter_mut().find(|(text, _)| *text == &label.span.text) {
+                Some((_, labels)) => labels.push((kind, label)),
+                None => texts.push((&label.span.text, vec![(kind, label)])),
+            }
+        }
+        let snippets = texts.iter().map(|(text, labels)| {
+            let annotations = labels.iter().map(|(kind, label)| {
+                let text = (!label.text.is_empty()).then_some(label.text.as_str());
+                kind.span(label.span.first_line()).label(text)
+            });
+            Snippet::source(text.body()).path(text.title()).annotations(annotations)
+        });
+        let group = Level::ERROR.primary_title(&self.message).id(self.code).elements(snippets);
+        let group = match &self.hint {
+            Some(hint) => group.element(Level::HELP.message(hint)),
+            None => group,
+        };
+        let renderer = match colour {
+            Colour::Never => Renderer::plain(),
+            Colour::Always => Renderer::styled(),
+        };
+        renderer.render(&[group])
+    }
+}
+
+/// The plain form, as [`Diagnostic::render`] without colour.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(Colour::Never))
+    }
+}
+
+/// Whether a message may hold escape codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    Always,
+    Never,
+}
+
+/// A place and what is to be said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    pub span: Span,
+    /// Empty where the message says it all.
+    pub text: String,
+}
+
+/// Something the user wrote.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Text {
+    File {
+        /// As the user would type it.
+        path: String,
+        body: String,
+    },
+    /// The words `--set path=value` of the command line.
+    Override(String),
+}
+
+impl Text {
+    fn body(&self) -> &str {
+        match self {
+            Text::File { body, .. } => body,
+            Text::Override(words) => words,
+        }
+    }
+
+    fn title(&self) -> &str {
+        match self {
+            Text::File { path, .. } => path,
+            Text::Override(_) => "command line",
+        }
+    }
+}
+
+/// A piece of a text, in bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Span {
+    pub text: Arc<Text>,
+    pub range: Range<usize>,
+}
+
+impl Span {
+    pub(crate) fn new(text: &Arc<Text>, range: Range<usize>) -> Self {
+        Self { text: text.clone(), range }
+    }
+
+    /// What is written there.
+    pub(crate) fn written(&self) -> &str {
+        &self.text.body()[self.range.clone()]
+    }
+
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match &*self.text {
+            Text::Override(words) => Place { file: words.clone(), line: 0, column: 0 },
+            Text::File { path, body } => {
+                let before = &body[..self.range.start];
+                let start_of_line = before.rfind('\n').map_or(0, |at| at + 1);
+                Place {
+                    file: path.clone(),
+                    line: before.matches('\n').count() + 1,
+                    column: before[start_of_line..].chars().count() + 1,
+                }
+            }
+        }
+    }
+
+    /// A caret under a whole block of lines says less than one under its beginning.
+    fn first_line(&self) -> Range<usize> {
+        let line = self.written().find('\n').unwrap_or(self.range.len());
+        self.range.start..self.range.start + line
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} `{}`", self.place(), self.written())
+    }
+}
+
+/// Where something is written: `pipelines/r1.yaml:14:13`, or the words of a `--set`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub file: String,
+    /// From one; zero where it is not a file but the command line.
+    pub line: usize,
+    /// In characters, from one.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}:{}", self.file, self.column),
+        }
+    }
+}
+
+/// In reading order, and each mistake once: two nodes that share an anchor share its mistakes.
+pub(crate) fn sorted(diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut by_place = BTreeMap::new();
+    for diagnostic in diagnostics {
+        let place = diagnostic.place();
+        let key = (place.line == 0, place, diagnostic.code, diagnostic.message.clone());
+        by_place.entry(key).or_insert(diagnostic);
+    }
+    by_place.into_values().collect()
+}

@@ -1,0 +1,156 @@
+//! The stages that a pipeline may name, and what they say of themselves.
+//! Knows nothing of pipelines; what a stage computes is behind one function pointer.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use crate::{
+    context::Context,
+    schema::{self, ParameterInfo},
+    stage::{Input, Problem, Stage},
+};
+
+/// What else a source file pulls in: `import`s of a script, say. Their bytes decide the result too.
+pub type Expand = fn(&Path) -> anyhow::Result<Vec<PathBuf>>;
+
+/// All stages by name.
+#[derive(Default)]
+pub struct Registry {
+    stages: BTreeMap<&'static str, Registered>,
+    expansions: BTreeMap<&'static str, Expand>,
+}
+
+impl Registry {
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a stage.
+    ///
+    /// # Panics
+    /// When two stages have the same name.
+    #[must_use]
+    pub fn with<S: Stage>(mut self) -> Self {
+        let earlier = self.stages.insert(S::NAME, Registered::of::<S>());
+        assert!(earlier.is_none(), "two stages are named `{}`", S::NAME);
+        self
+    }
+
+    /// Says what source files with this extension pull in. The function is given a path that can be
+    /// opened and returns such paths, each file once, without the given one.
+    #[must_use]
+    pub fn expand(mut self, extension: &'static str, expand: Expand) -> Self {
+        self.expansions.insert(extension, expand);
+        self
+    }
+
+    /// What every stage says of itself, by name.
+    pub fn stages(&self) -> impl Iterator<Item = &StageInfo> {
+        self.stages.values().map(|registered| &registered.info)
+    }
+
+    /// What one stage says of itself.
+    #[must_use]
+    pub fn stage(&self, name: &str) -> Option<&StageInfo> {
+        self.stages.get(name).map(|registered| &registered.info)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Registered> {
+        self.stages.get(name)
+    }
+
+    pub(crate) fn expansion(&self, path: &Path) -> Option<Expand> {
+        self.expansions.get(path.extension()?.to_str()?).copied()
+    }
+}
+
+/// A stage as `mashbill stages NAME` shows it.
+#[derive(Debug, Clone)]
+pub struct StageInfo {
+    pub name: &'static str,
+    /// The doc comment of the stage; its first sentence stands in lists.
+    pub about: String,
+    pub version: u32,
+    pub inputs: &'static [Input],
+    /// The kind of artifact it makes.
+    pub output: &'static str,
+    /// The `with:` block.
+    pub parameters: Vec<ParameterInfo>,
+    /// The `run:` block.
+    pub settings: Vec<ParameterInfo>,
+}
+
+/// A stage whose type is forgotten.
+pub(crate) struct Registered {
+    pub info: StageInfo,
+    /// JSON Schema of `with:`.
+    pub parameters: Value,
+    /// JSON Schema of `run:`.
+    pub settings: Value,
+    pub prepare: fn(with: Value, run: Value) -> Result<Prepared, Unfit>,
+}
+
+impl Registered {
+    fn of<S: Stage>() -> Self {
+        let parameters = schema::of::<S>();
+        let settings = schema::of::<S::Settings>();
+        let info = StageInfo {
+            name: S::NAME,
+            about: schema::about(&parameters),
+            version: S::VERSION,
+            inputs: S::INPUTS,
+            output: S::OUTPUT,
+            parameters: schema::describe(&parameters),
+            settings: schema::describe(&settings),
+        };
+        Self { info, parameters, settings, prepare: prepare::<S> }
+    }
+}
+
+/// A node's work, ready to run.
+pub(crate) struct Prepared {
+    pub with: Value,
+    pub settings: Value,
+    pub problems: Vec<Problem>,
+    pub work: Arc<dyn Work>,
+}
+
+/// Values that pass the schema and still don't make the stage.
+pub(crate) enum Unfit {
+    Parameters(serde_json::Error),
+    Settings(serde_json::Error),
+}
+
+fn prepare<S: Stage>(with: Value, run: Value) -> Result<Prepared, Unfit> {
+    let mut stage: S = serde_json::from_value(with).map_err(Unfit::Parameters)?;
+    let settings: S::Settings = serde_json::from_value(run).map_err(Unfit::Settings)?;
+    stage.resolve();
+    Ok(Prepared {
+        with: serde_json::to_value(&stage).map_err(Unfit::Parameters)?,
+        settings: serde_json::to_value(&settings).map_err(Unfit::Settings)?,
+        problems: stage.check(),
+        work: Arc::new(Job { stage, settings }),
+    })
+}
+
+/// What a node does when its turn comes.
+pub(crate) trait Work: Send + Sync {
+    fn run(&self, ctx: &Context) -> anyhow::Result<()>;
+}
+
+struct Job<S: Stage> {
+    stage: S,
+    settings: S::Settings,
+}
+
+impl<S: Stage> Work for Job<S> {
+    fn run(&self, ctx: &Context) -> anyhow::Result<()> {
+        self.stage.run(&self.settings, ctx)
+    }
+}
