@@ -1,0 +1,292 @@
+//! Names of bytes: the digest of a file, of a folder, of a document; and a memo so that nothing is read twice.
+//! Knows nothing of stages or results.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, File, Metadata},
+    io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::Value;
+
+use crate::encoding::encode;
+
+/// Hash of bytes: identifies content.
+///
+/// A file's is plain BLAKE3, as `b3sum` prints it. A folder's is that of the sorted relative paths of its files,
+/// each with its digest; empty folders, modes and times are not part of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of bytes in memory, as if they were a file.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Of a folder that holds `files`: relative path, with `/` between names, to the file's digest.
+    #[must_use]
+    pub fn of_files<'a>(files: impl IntoIterator<Item = (&'a str, Digest)>) -> Self {
+        let files = files.into_iter().map(|(path, digest)| (path.into(), Value::String(digest.to_string())));
+        Self::of_document("mashbill 1 folder", &Value::Object(files.collect()))
+    }
+
+    /// Of a document, for one `purpose` alone.
+    pub(crate) fn of_document(purpose: &str, document: &Value) -> Self {
+        Self(blake3::derive_key(purpose, &encode(document)))
+    }
+
+    pub(crate) fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
+    /// The first eight letters, for people.
+    #[must_use]
+    pub fn short(self) -> String {
+        self.to_string()[..8].to_owned()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(self.0, f)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(self.0, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        read_hex(&text).map(Self).ok_or_else(|| D::Error::custom(format!("`{text}` is not 64 hexadecimal digits")))
+    }
+}
+
+pub(crate) fn write_hex(bytes: [u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+pub(crate) fn read_hex(text: &str) -> Option<[u8; 32]> {
+    blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes())
+}
+
+/// Digests of files already read, trusted while the file's stat is what it was.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    known: Mutex<BTreeMap<PathBuf, Known>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    stat: Stat,
+    digest: Digest,
+}
+
+/// What changes whenever a file's bytes do. The change time can't be set back by who writes the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Stat {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+}
+
+impl Memo {
+    /// The memo kept at `path`; an empty one where it can't be read, since it only saves time.
+    pub(crate) fn load(path: &Path) -> Self {
+        let known = fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { known: Mutex::new(known) }
+    }
+
+    /// The memo as a document, without files that are gone.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        let mut known = self.known.lock().expect("no holder of this lock panics");
+        known.retain(|path, _| path.exists());
+        serde_json::to_vec(&*known).expect("paths here are UTF-8, as all others were refused")
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.known.lock().expect("no holder of this lock panics").len()
+    }
+
+    /// Digest of a file, or of a folder with all below it.
+    pub(crate) fn digest(&self, path: &Path) -> io::Result<Digest> {
+        if fs::metadata(path)?.is_dir() {
+            let files = self.digest_below(path)?;
+            return Ok(Digest::of_files(files.iter().map(|(name, digest)| (name.as_str(), *digest))));
+        }
+        self.digest_file(path)
+    }
+
+    /// Relative path, with `/` between names, and digest of every file below `folder`.
+    pub(crate) fn digest_below(&self, folder: &Path) -> io::Result<BTreeMap<String, Digest>> {
+        let mut files = BTreeMap::new();
+        for name in files_below(folder)? {
+            let digest = self.digest_file(&folder.join(&name))?;
+            files.insert(name, digest);
+        }
+        Ok(files)
+    }
+
+    fn digest_file(&self, path: &Path) -> io::Result<Digest> {
+        let file = File::open(path)?;
+        let stat = Stat::of(&file.metadata()?);
+        let path = std::path::absolute(path)?;
+        if let Some(known) = self.known.lock().expect("no holder of this lock panics").get(&path)
+            && known.stat == stat
+        {
+            return Ok(known.digest);
+        }
+        // Read, not mapped: a mapped file that somebody truncates kills the process.
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(&file)?;
+        let digest = Digest(*hasher.finalize().as_bytes());
+        let after = Stat::of(&file.metadata()?);
+        let mut known = self.known.lock().expect("no holder of this lock panics");
+        if stat == after && stat.is_settled() && path.to_str().is_some() {
+            known.insert(path, Known { stat, digest });
+        } else {
+            known.remove(&path);
+        }
+        Ok(digest)
+    }
+}
+
+impl Stat {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn of(metadata: &Metadata) -> Self {
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let modified_ns = modified.map_or(i128::MAX, |since| since.as_nanos() as i128);
+        Self { device: 0, inode: 0, size: metadata.len(), modified_ns, changed_ns: modified_ns }
+    }
+
+    /// Two writes within one tick of the file system's clock leave the same stat, so that a file touched just now
+    /// proves nothing (git calls it racily clean).
+    fn is_settled(&self) -> bool {
+        const TICK: Duration = Duration::from_secs(2);
+        let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else { return false };
+        let settled_ns = (now.saturating_sub(TICK)).as_nanos() as i128;
+        self.modified_ns.max(self.changed_ns) < settled_ns
+    }
+}
+
+/// Relative paths, with `/` between names, of all files below `folder`, sorted.
+pub(crate) fn files_below(folder: &Path) -> io::Result<Vec<String>> {
+    let mut files = Vec::new();
+    collect_files(folder, "", &mut files)?;
+    files.sort();
+    Ok(files)
+}
+
+fn collect_files(folder: &Path, prefix: &str, files: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else {
+            let message = format!("the name of `{}` is not UTF-8", entry.path().display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        };
+        let name = format!("{prefix}{name}");
+        // Follows links, as whoever reads the folder will.
+        if fs::metadata(entry.path())?.is_dir() {
+            collect_files(&entry.path(), &format!("{name}/"), files)?;
+        } else {
+            files.push(name);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::FileTimes;
+
+    use super::*;
+
+    fn age(path: &Path) {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_times(FileTimes::new().set_modified(SystemTime::now() - Duration::from_secs(60))).unwrap();
+    }
+
+    #[test]
+    fn digest_of_a_file_is_what_b3sum_prints() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("abc");
+        fs::write(&file, "abc").unwrap();
+        let published = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+        assert_eq!(Memo::default().digest(&file).unwrap().to_string(), published);
+        assert_eq!(Digest::of_bytes(b"abc").to_string(), published);
+    }
+
+    #[test]
+    fn digest_of_a_folder_sees_names_and_bytes_but_not_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str, files: &[(&str, &str)]| {
+            for (path, text) in files {
+                let path = folder.path().join(name).join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            Memo::default().digest(&folder.path().join(name)).unwrap()
+        };
+        let first = make("first", &[("a", "1"), ("deep/b", "2")]);
+        assert_eq!(first, make("second", &[("deep/b", "2"), ("a", "1")]));
+        assert_ne!(first, make("renamed", &[("a", "1"), ("deep/c", "2")]));
+        assert_ne!(first, make("edited", &[("a", "1"), ("deep/b", "3")]));
+        assert_ne!(first, make("flat", &[("a", "1"), ("b", "2")]));
+    }
+
+    #[test]
+    fn memo_sees_a_write_that_kept_size_and_modification_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        let memo = Memo::default();
+        fs::write(&file, "old").unwrap();
+        age(&file);
+        let before = memo.digest(&file).unwrap();
+        let time = fs::metadata(&file).unwrap().modified().unwrap();
+        fs::write(&file, "new").unwrap();
+        File::options().write(true).open(&file).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
+        assert_ne!(memo.digest(&file).unwrap(), before);
+    }
+
+    #[test]
+    fn memo_does_not_trust_a_file_written_just_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "text").unwrap();
+        let memo = Memo::default();
+        memo.digest(&file).unwrap();
+        assert_eq!(memo.len(), 0);
+    }
+}
