@@ -7,7 +7,10 @@ use std::{
     fs::{self, File, Metadata},
     io,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -90,6 +93,16 @@ pub(crate) fn read_hex(text: &str) -> Option<[u8; 32]> {
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
     known: Mutex<BTreeMap<PathBuf, Known>>,
+    changed: AtomicBool,
+}
+
+/// What to do about symbolic links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// As whoever reads the folder will.
+    Follow,
+    /// A result must not depend on what lies outside it.
+    Refuse,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,33 +125,32 @@ impl Memo {
     /// The memo kept at `path`; an empty one where it can't be read, since it only saves time.
     pub(crate) fn load(path: &Path) -> Self {
         let known = fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { known: Mutex::new(known) }
+        Self { known: Mutex::new(known), changed: AtomicBool::new(false) }
     }
 
-    /// The memo as a document, without files that are gone.
-    pub(crate) fn to_json(&self) -> Vec<u8> {
+    /// The memo as a document, without files that are gone, if there is news.
+    pub(crate) fn to_json_if_changed(&self) -> Option<Vec<u8>> {
+        if !self.changed.swap(false, Ordering::SeqCst) {
+            return None;
+        }
         let mut known = self.known.lock().expect("no holder of this lock panics");
         known.retain(|path, _| path.exists());
-        serde_json::to_vec(&*known).expect("paths here are UTF-8, as all others were refused")
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.known.lock().expect("no holder of this lock panics").len()
+        Some(serde_json::to_vec(&*known).expect("paths here are UTF-8, as all others were refused"))
     }
 
     /// Digest of a file, or of a folder with all below it.
     pub(crate) fn digest(&self, path: &Path) -> io::Result<Digest> {
         if fs::metadata(path)?.is_dir() {
-            let files = self.digest_below(path)?;
+            let files = self.digest_below(path, Links::Follow)?;
             return Ok(Digest::of_files(files.iter().map(|(name, digest)| (name.as_str(), *digest))));
         }
         self.digest_file(path)
     }
 
     /// Relative path, with `/` between names, and digest of every file below `folder`.
-    pub(crate) fn digest_below(&self, folder: &Path) -> io::Result<BTreeMap<String, Digest>> {
+    pub(crate) fn digest_below(&self, folder: &Path, links: Links) -> io::Result<BTreeMap<String, Digest>> {
         let mut files = BTreeMap::new();
-        for name in files_below(folder)? {
+        for name in files_below(folder, links)? {
             let digest = self.digest_file(&folder.join(&name))?;
             files.insert(name, digest);
         }
@@ -162,6 +174,7 @@ impl Memo {
         let mut known = self.known.lock().expect("no holder of this lock panics");
         if stat == after && stat.is_settled() && path.to_str().is_some() {
             known.insert(path, Known { stat, digest });
+            self.changed.store(true, Ordering::SeqCst);
         } else {
             known.remove(&path);
         }
@@ -201,27 +214,31 @@ impl Stat {
 }
 
 /// Relative paths, with `/` between names, of all files below `folder`, sorted.
-pub(crate) fn files_below(folder: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn files_below(folder: &Path, links: Links) -> io::Result<Vec<String>> {
     let mut files = Vec::new();
-    collect_files(folder, "", &mut files)?;
+    collect_files(folder, "", links, &mut files)?;
     files.sort();
     Ok(files)
 }
 
-fn collect_files(folder: &Path, prefix: &str, files: &mut Vec<String>) -> io::Result<()> {
+fn collect_files(folder: &Path, prefix: &str, links: Links, files: &mut Vec<String>) -> io::Result<()> {
+    let refuse = |message| Err(io::Error::new(io::ErrorKind::InvalidData, message));
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            let message = format!("the name of `{}` is not UTF-8", entry.path().display());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        let Ok(name) = entry.file_name().into_string() else {
+            return refuse(format!("the name of `{}` is not UTF-8", entry.path().display()));
         };
         let name = format!("{prefix}{name}");
-        // Follows links, as whoever reads the folder will.
-        if fs::metadata(entry.path())?.is_dir() {
-            collect_files(&entry.path(), &format!("{name}/"), files)?;
-        } else {
+        let kind = match links {
+            Links::Follow => fs::metadata(entry.path())?.file_type(),
+            Links::Refuse => entry.file_type()?,
+        };
+        if kind.is_dir() {
+            collect_files(&entry.path(), &format!("{name}/"), links, files)?;
+        } else if kind.is_file() {
             files.push(name);
+        } else {
+            return refuse(format!("`{name}` is neither a file nor a folder"));
         }
     }
     Ok(())
@@ -287,6 +304,6 @@ mod tests {
         fs::write(&file, "text").unwrap();
         let memo = Memo::default();
         memo.digest(&file).unwrap();
-        assert_eq!(memo.len(), 0);
+        assert!(memo.to_json_if_changed().is_none());
     }
 }

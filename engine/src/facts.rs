@@ -15,7 +15,10 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 
-use crate::digest::{Digest, read_hex, write_hex};
+use crate::{
+    diagnostic::Place,
+    digest::{Digest, read_hex, write_hex},
+};
 
 /// Raised when the same facts begin to mean another result for every stage, or are encoded anew.
 pub const FORMAT: u32 = 1;
@@ -112,8 +115,8 @@ pub enum Change {
 /// Where things stand in the pipeline: what a sentence needs and a result does not.
 #[derive(Debug, Clone, Default)]
 pub struct Legend {
-    /// Parameter below `with:` to `file:line:column`.
-    pub places: BTreeMap<String, String>,
+    /// Where each value is written, by its path: `with.model.layers`.
+    pub places: BTreeMap<String, Place>,
     /// Parameter that holds a source to its path and those of its imports.
     pub files: BTreeMap<String, Vec<PathBuf>>,
 }
@@ -237,14 +240,15 @@ impl Change {
 
 impl Legend {
     /// Place of a parameter, else that of the nearest one around it.
-    fn place(&self, path: &str) -> Option<&String> {
-        let mut path = path;
-        loop {
-            if let Some(place) = self.places.get(path) {
+    fn place(&self, parameter: &str) -> Option<&Place> {
+        let mut path = format!("with.{parameter}");
+        while path != "with" {
+            if let Some(place) = self.places.get(&path) {
                 return Some(place);
             }
-            path = path.rsplit_once('.')?.0;
+            path.truncate(path.rfind('.')?);
         }
+        None
     }
 
     fn file(&self, parameter: &str, file: usize) -> String {
@@ -297,7 +301,7 @@ mod tests {
 
     fn legend() -> Legend {
         Legend {
-            places: [("lr".to_owned(), "r1.yaml:41:22".to_owned())].into(),
+            places: [("with.lr".to_owned(), Place { file: "r1.yaml".into(), line: 41, column: 22 })].into(),
             files: [("reward".to_owned(), vec!["plugins/math.rhai".into(), "plugins/lib.rhai".into()])].into(),
         }
     }

@@ -3,14 +3,23 @@
 
 mod context;
 mod diagnostic;
+mod digest;
+mod encoding;
+mod facts;
+mod manifest;
 mod plan;
 mod registry;
 mod schema;
 mod stage;
+mod store;
 
 pub use context::{Cancel, Cancelled, Context, InputArtifact, Progress};
 pub use diagnostic::{Colour, Diagnostic, Label, Place, Span, Text};
+pub use digest::Digest;
+pub use facts::{Change, Facts, Fingerprint, InputFacts, Legend};
+pub use manifest::{FileEntry, Manifest, Origin, Provenance};
 pub use plan::{Node, NodeInput, NodeSource, Plan};
 pub use registry::{Expand, Registry, StageInfo};
 pub use schema::ParameterInfo;
 pub use stage::{Arity, Input, NoSettings, Problem, Source, Stage};
+pub use store::{Artifact, Draft, Found, Last, Lookup, PublishError, Store, StoreError};
