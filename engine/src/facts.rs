@@ -97,19 +97,54 @@ impl<'de> Deserialize<'de> for Fingerprint {
 /// One difference between two facts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    Engine { old: u32, new: u32 },
-    Stage { old: String, new: String },
-    Version { stage: String, old: u32, new: u32 },
-    Seed { old: u64, new: u64 },
+    Engine {
+        old: u32,
+        new: u32,
+    },
+    Stage {
+        old: String,
+        new: String,
+    },
+    Version {
+        stage: String,
+        old: u32,
+        new: u32,
+    },
+    Seed {
+        old: u64,
+        new: u64,
+    },
     /// `path` has dots between names: `model.layers`.
-    Parameter { path: String, old: Option<Value>, new: Option<Value> },
+    Parameter {
+        path: String,
+        old: Option<Value>,
+        new: Option<Value>,
+    },
     /// `file` is zero for the source itself, then one for each import.
-    Source { parameter: String, file: usize, old: Digest, new: Digest },
+    Source {
+        parameter: String,
+        file: usize,
+        old: Digest,
+        new: Digest,
+    },
     /// A source appeared, vanished, or imports another number of files.
-    SourceFiles { parameter: String, old: usize, new: usize },
-    Input { name: String, position: usize, old: InputFacts, new: InputFacts },
+    SourceFiles {
+        parameter: String,
+        old: usize,
+        new: usize,
+    },
+    Input {
+        name: String,
+        position: usize,
+        old: InputFacts,
+        new: InputFacts,
+    },
     /// An input takes another number of artifacts.
-    InputCount { name: String, old: usize, new: usize },
+    InputCount {
+        name: String,
+        old: usize,
+        new: usize,
+    },
 }
 
 /// Where things stand in the pipeline: what a sentence needs and a result does not.
@@ -331,10 +366,7 @@ mod tests {
             |f| f.sources.get_mut("reward").unwrap()[1] = Digest::of_bytes(b"edited"),
             "with.reward: bytes of plugins/lib.rhai changed, 6b042a83 -> 69da6dbe",
         ),
-        (
-            |f| f.sources.get_mut("reward").unwrap().truncate(1),
-            "with.reward: imports of plugins/math.rhai: 1 -> 0",
-        ),
+        (|f| f.sources.get_mut("reward").unwrap().truncate(1), "with.reward: imports of plugins/math.rhai: 1 -> 0"),
         (|f| f.seed = 18, "seed: 17 -> 18"),
         (
             |f| f.inputs.get_mut("policy").unwrap()[0].content = Digest::of_bytes(b"edited"),

@@ -352,6 +352,14 @@ impl Draft<'_> {
         Ok(Artifact { folder, manifest, facts: self.facts })
     }
 
+    /// Throws everything away, scratch included.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn discard(self) -> Result<(), StoreError> {
+        fs::remove_dir_all(&self.folder).at("remove", &self.folder)
+    }
+
     /// Where the artifact is put together, beside the draft's folders.
     fn done(&self) -> PathBuf {
         self.folder.join("done")
