@@ -114,7 +114,7 @@ pub enum Text {
 }
 
 impl Text {
-    fn body(&self) -> &str {
+    pub(crate) fn body(&self) -> &str {
         match self {
             Text::File { body, .. } => body,
             Text::Override(words) => words,

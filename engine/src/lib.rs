@@ -1,6 +1,7 @@
 //! Files, graphs, hashes and schedules: resolves a pipeline, reuses what nothing changed, runs the
 //! rest, and says why. Knows nothing of what the stages compute.
 
+pub mod code;
 mod context;
 mod diagnostic;
 mod digest;
@@ -14,8 +15,10 @@ mod registry;
 mod report;
 mod run;
 mod schema;
+mod spec;
 mod stage;
 mod store;
+mod suggestion;
 
 pub use context::{Cancel, Cancelled, Context, InputArtifact, Progress};
 pub use diagnostic::{Colour, Diagnostic, Label, Place, Span, Text};
@@ -29,5 +32,6 @@ pub use registry::{Expand, Registry, StageInfo};
 pub use report::{Failure, NodeReport, Outcome, Report};
 pub use run::{Event, Options, Watch, run};
 pub use schema::ParameterInfo;
+pub use spec::{Sources, Spec};
 pub use stage::{Arity, Input, NoSettings, Problem, Source, Stage};
 pub use store::{Artifact, Draft, Found, Last, Lookup, PublishError, Store, StoreError};

@@ -1,6 +1,10 @@
 //! What will be done: every node typed, its inputs known, in an order that works.
 //! Knows nothing of YAML, results or time.
 
+mod inputs;
+mod order;
+mod parameters;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -11,8 +15,11 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    diagnostic::Place,
-    registry::{Expand, Work},
+    code,
+    diagnostic::{self, Diagnostic, Place},
+    registry::{Expand, Registry, Work},
+    spec::{NodeSpec, Spec, tree::Tree},
+    suggestion,
 };
 
 /// A pipeline that can be run: [`Plan::resolve`] makes no other kind.
@@ -28,6 +35,23 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Decides what will be done. Reads no file but the sources that scripts pull in.
+    ///
+    /// # Errors
+    /// With every mistake of the pipeline at once, in reading order.
+    pub fn resolve(spec: &Spec, registry: &Registry) -> Result<Self, Vec<Diagnostic>> {
+        let mut mistakes = spec.mistakes.clone();
+        let order = order::check(spec, &mut mistakes);
+        let mut nodes: Vec<Option<Node>> =
+            spec.nodes.iter().map(|node| resolve(spec, node, registry, &mut mistakes)).collect();
+        if !mistakes.is_empty() {
+            return Err(diagnostic::sorted(mistakes));
+        }
+        let nodes =
+            order.into_iter().map(|at| nodes[at].take().expect("a node without mistakes was resolved")).collect();
+        Ok(Self { name: spec.name.clone(), root: spec.root.clone(), file: spec.file.clone(), nodes })
+    }
+
     /// Every node, each after the nodes it reads.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
@@ -38,6 +62,54 @@ impl Plan {
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
     }
+}
+
+fn resolve(spec: &Spec, node: &NodeSpec, registry: &Registry, mistakes: &mut Vec<Diagnostic>) -> Option<Node> {
+    let stage = node.stage.as_ref().and_then(|(name, _)| registry.get(name));
+    inputs::names(spec, node, stage.map(|stage| &stage.info), mistakes);
+    let (name, written) = node.stage.as_ref()?;
+    let Some(stage) = stage else {
+        let hint = suggestion::hint(name, registry.stages().map(|stage| stage.name), "the stages are");
+        mistakes.push(written.mistake(code::UNKNOWN_STAGE, format!("unknown stage `{name}`")).hint(hint));
+        return None;
+    };
+    let inputs = inputs::resolve(spec, node, registry, stage, mistakes);
+    let parameters = parameters::resolve(spec, node, registry, stage, mistakes)?;
+    Some(Node {
+        name: node.key.name.clone(),
+        stage: stage.info.name,
+        version: stage.info.version,
+        output: stage.info.output,
+        with: parameters.with,
+        settings: parameters.settings,
+        seed: node.seed.unwrap_or(spec.seed),
+        inputs,
+        sources: parameters.sources,
+        place: node.key.span.place(),
+        places: places(node),
+        work: parameters.work,
+    })
+}
+
+/// Where each value of a node is written, by its path.
+fn places(node: &NodeSpec) -> BTreeMap<String, Place> {
+    fn collect(path: &str, tree: &Tree, places: &mut BTreeMap<String, Place>) {
+        for (key, value) in tree.entries() {
+            let path = format!("{path}.{}", key.name);
+            collect(&path, value, places);
+            places.insert(path, value.place());
+        }
+    }
+    let mut places = BTreeMap::new();
+    collect("with", &node.with, &mut places);
+    collect("run", &node.run, &mut places);
+    for input in node.inputs() {
+        places.insert(format!("inputs.{}", input.key.name), input.value.place());
+    }
+    if let Some((_, stage)) = &node.stage {
+        places.insert("stage".into(), stage.place());
+    }
+    places
 }
 
 /// A place in the pipeline where a stage does its work.

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
@@ -132,11 +133,16 @@ fn prepare<S: Stage>(with: Value, run: Value) -> Result<Prepared, Unfit> {
     let settings: S::Settings = serde_json::from_value(run).map_err(Unfit::Settings)?;
     stage.resolve();
     Ok(Prepared {
-        with: serde_json::to_value(&stage).map_err(Unfit::Parameters)?,
-        settings: serde_json::to_value(&settings).map_err(Unfit::Settings)?,
+        with: plain(&stage).map_err(Unfit::Parameters)?,
+        settings: plain(&settings).map_err(Unfit::Settings)?,
         problems: stage.check(),
         work: Arc::new(Job { stage, settings }),
     })
+}
+
+/// Through text, so that a single-precision 0.1 stays 0.1 and does not become 0.10000000149.
+fn plain(value: &impl Serialize) -> serde_json::Result<Value> {
+    serde_json::from_str(&serde_json::to_string(value)?)
 }
 
 /// What a node does when its turn comes.

@@ -1,0 +1,142 @@
+//! Holds a node's inputs against what its stage reads.
+//! Knows nothing of parameters, nor of the order of nodes.
+
+use crate::{
+    code,
+    plan::NodeInput,
+    registry::{Registered, Registry, StageInfo},
+    spec::{
+        InputSpec, NODE_KEYS, NodeSpec, Spec,
+        tree::{Shape, Tree},
+    },
+    stage::{Arity, Input},
+    suggestion,
+};
+
+use super::Diagnostic;
+
+/// The inputs that are right, in the order in which the stage declares them.
+pub(super) fn resolve(
+    spec: &Spec,
+    node: &NodeSpec,
+    registry: &Registry,
+    stage: &Registered,
+    mistakes: &mut Vec<Diagnostic>,
+) -> Vec<NodeInput> {
+    let name = stage.info.name;
+    let inputs = stage.info.inputs;
+    for written in node.inputs() {
+        if !inputs.iter().any(|input| input.name == written.key.name) {
+            let message = format!("unknown input `{}` of stage `{name}`", written.key.name);
+            let hint =
+                suggestion::hint(&written.key.name, inputs.iter().map(|input| input.name), &format!("`{name}` reads"))
+                    .unwrap_or_else(|| format!("`{name}` reads nothing"));
+            mistakes.push(written.key.mistake(code::UNKNOWN_INPUT, message).hint(hint));
+        }
+    }
+    let mut resolved = Vec::new();
+    for input in inputs {
+        match node.inputs().iter().find(|written| written.key.name == input.name) {
+            Some(written) => {
+                arity(node, input, written, mistakes);
+                for (other, place) in &written.nodes {
+                    kind(spec, registry, (node, input), other, place, mistakes);
+                }
+                let nodes = written.nodes.iter().map(|(name, _)| name.clone()).collect();
+                resolved.push(NodeInput { name: input.name.into(), nodes, named: input.arity == Arity::Named });
+            }
+            None if input.arity == Arity::Optional || node.inputs.is_none() => (),
+            None => {
+                let message = format!("node `{}` has no input `{}`", node.key.name, input.name);
+                let hint = format!("`{}` takes {}: {}", input.name, kinds(input), input.about);
+                mistakes.push(node.key.mistake(code::MISSING_INPUT, message).hint(hint));
+            }
+        }
+    }
+    resolved
+}
+
+/// Keys that nodes do not have, and inputs that name no node: mistakes whatever the stage is.
+pub(super) fn names(spec: &Spec, node: &NodeSpec, stage: Option<&StageInfo>, mistakes: &mut Vec<Diagnostic>) {
+    for (name, place) in node.inputs().iter().flat_map(|input| &input.nodes) {
+        if !spec.nodes.iter().any(|other| other.key.name == *name) {
+            let known = spec.nodes.iter().map(|other| other.key.name.as_str());
+            let hint = suggestion::hint(name, known.filter(|known| *known != node.key.name), "the other nodes are");
+            mistakes.push(place.mistake(code::UNKNOWN_NODE, format!("no node `{name}`")).hint(hint));
+        }
+    }
+    for key in &node.unknown {
+        let name = key.name.as_str();
+        let hint = stage
+            .and_then(|stage| one_floor_down(name, stage))
+            .or_else(|| suggestion::hint(name, NODE_KEYS, "a node has"));
+        let message = format!("unknown key `{name}` of node `{}`", node.key.name);
+        mistakes.push(key.mistake(code::UNKNOWN_NODE_KEY, message).hint(hint));
+    }
+}
+
+/// An unknown key is often one of the stage's, written one floor too high.
+fn one_floor_down(name: &str, stage: &StageInfo) -> Option<String> {
+    let (noun, block) = if stage.parameters.iter().any(|parameter| parameter.name == name) {
+        ("a parameter", "with")
+    } else if stage.settings.iter().any(|setting| setting.name == name) {
+        ("a setting", "run")
+    } else if stage.inputs.iter().any(|input| input.name == name) {
+        ("an input", "inputs")
+    } else {
+        return None;
+    };
+    Some(format!("`{name}` is {noun} of `{}`: write it below `{block}:`", stage.name))
+}
+
+fn arity(node: &NodeSpec, input: &Input, written: &InputSpec, mistakes: &mut Vec<Diagnostic>) {
+    let is_list = matches!(written.value.shape, Shape::List(_));
+    let message = match (input.arity, is_list) {
+        (Arity::One | Arity::Optional, true) => {
+            format!("input `{}` of node `{}` takes one node, found a list", input.name, node.key.name)
+        }
+        (Arity::Many | Arity::Named, true) if written.nodes.is_empty() => {
+            format!("input `{}` of node `{}` needs at least one node", input.name, node.key.name)
+        }
+        _ => return,
+    };
+    mistakes.push(written.value.mistake(code::WRONG_ARITY, message));
+}
+
+fn kind(
+    spec: &Spec,
+    registry: &Registry,
+    (node, input): (&NodeSpec, &Input),
+    name: &str,
+    place: &Tree,
+    mistakes: &mut Vec<Diagnostic>,
+) {
+    // That a node or its stage does not exist is told elsewhere.
+    let Some(other) = spec.nodes.iter().find(|other| other.key.name == name) else { return };
+    let Some(made) = other.stage.as_ref().and_then(|(stage, _)| registry.get(stage)) else { return };
+    if input.kinds.contains(&made.info.output) {
+        return;
+    }
+    let makers: Vec<&str> = spec
+        .nodes
+        .iter()
+        .filter(|other| {
+            let stage = other.stage.as_ref().and_then(|(stage, _)| registry.get(stage));
+            other.key.name != node.key.name && stage.is_some_and(|stage| input.kinds.contains(&stage.info.output))
+        })
+        .map(|other| other.key.name.as_str())
+        .collect();
+    let hint = (!makers.is_empty()).then(|| format!("{} is made by {}", kinds(input), suggestion::list(makers)));
+    let message = format!("input `{}` takes {}, but `{name}` makes `{}`", input.name, kinds(input), made.info.output);
+    mistakes.push(
+        place
+            .mistake(code::WRONG_KIND, message)
+            .also(&other.key.span, format!("`{}` is made by this node", made.info.output))
+            .hint(hint),
+    );
+}
+
+fn kinds(input: &Input) -> String {
+    let quoted: Vec<String> = input.kinds.iter().map(|kind| format!("`{kind}`")).collect();
+    quoted.join(" or ")
+}

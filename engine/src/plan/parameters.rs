@@ -1,0 +1,140 @@
+//! Makes a node's stage from its `with:` and `run:`, and finds the files that they name.
+//! Knows nothing of inputs.
+
+use std::{path::Path, sync::Arc};
+
+use serde_json::Value;
+
+use crate::{
+    code,
+    diagnostic::Diagnostic,
+    plan::NodeSource,
+    registry::{Registered, Registry, StageInfo, Unfit, Work},
+    schema::{self, Subject},
+    spec::{NodeSpec, Spec, tree::Tree},
+    stage::Problem,
+    suggestion,
+};
+
+pub(super) struct Parameters {
+    pub with: Value,
+    pub settings: Value,
+    pub sources: Vec<NodeSource>,
+    pub work: Arc<dyn Work>,
+}
+
+/// None where there is a mistake.
+pub(super) fn resolve(
+    spec: &Spec,
+    node: &NodeSpec,
+    registry: &Registry,
+    stage: &Registered,
+    mistakes: &mut Vec<Diagnostic>,
+) -> Option<Parameters> {
+    let before = mistakes.len();
+    let subject = |noun| Subject { stage: stage.info.name, noun, owner: &node.key.span };
+    let mut found = schema::check(&stage.parameters, &node.with, subject("parameter"));
+    found.extend(schema::check(&stage.settings, &node.run, subject("setting")));
+    for mistake in &mut found {
+        point_to_the_other_block(mistake, node, &stage.info);
+    }
+    mistakes.extend(found);
+    if mistakes.len() > before || node.with.is_mistaken() || node.run.is_mistaken() {
+        return None;
+    }
+    let prepared = match (stage.prepare)(node.with.to_value(), node.run.to_value()) {
+        Ok(prepared) => prepared,
+        Err(unfit) => {
+            let (tree, error) = match &unfit {
+                Unfit::Parameters(error) => (&node.with, error),
+                Unfit::Settings(error) => (&node.run, error),
+            };
+            let message = format!("node `{}` cannot be made: {error}", node.key.name);
+            mistakes.push(tree.mistake(code::WRONG_TYPE, message));
+            return None;
+        }
+    };
+    mistakes.extend(prepared.problems.iter().map(|problem| refused(problem, node, &prepared.with)));
+    let sources: Vec<NodeSource> = schema::sources(&stage.parameters, &prepared.with, &node.key.span)
+        .into_iter()
+        .map(|(parameter, path)| {
+            let expand = registry.expansion(Path::new(&path));
+            NodeSource { parameter, path: path.into(), expand }
+        })
+        .collect();
+    for source in &sources {
+        mistakes.extend(unreadable(source, node, &spec.root));
+    }
+    Some(Parameters { with: prepared.with, settings: prepared.settings, sources, work: prepared.work })
+}
+
+/// A parameter among the settings, or a setting among the parameters, is in the wrong block.
+fn point_to_the_other_block(mistake: &mut Diagnostic, node: &NodeSpec, stage: &StageInfo) {
+    if mistake.code != code::UNKNOWN_PARAMETER {
+        return;
+    }
+    let is_at = |tree: &Tree, name: &str| {
+        tree.entries().iter().any(|(key, _)| key.name == name && key.span == mistake.primary.span)
+    };
+    let misplaced = stage.settings.iter().find(|setting| is_at(&node.with, &setting.name));
+    if let Some(setting) = misplaced {
+        mistake.hint = Some(format!("`{}` is a setting: write it below `run:`", setting.name));
+    }
+    let misplaced = stage.parameters.iter().find(|parameter| is_at(&node.run, &parameter.name));
+    if let Some(parameter) = misplaced {
+        mistake.hint = Some(format!("`{}` is a parameter: write it below `with:`", parameter.name));
+    }
+    let misplaced = stage.inputs.iter().find(|input| is_at(&node.with, input.name));
+    if let Some(input) = misplaced {
+        mistake.hint = Some(format!("`{}` is an input: write it below `inputs:`", input.name));
+    }
+}
+
+/// What the stage itself says of its parameters, at the place of the one it names.
+fn refused(problem: &Problem, node: &NodeSpec, with: &Value) -> Diagnostic {
+    let steps: Vec<&str> = problem.parameter.split('.').collect();
+    let written = node.with.at(&steps);
+    let diagnostic = match written {
+        Some(tree) => tree.mistake(code::REFUSED, &problem.message),
+        None => node.key.mistake(code::REFUSED, &problem.message),
+    };
+    let label = match with.pointer(&format!("/{}", steps.join("/"))) {
+        Some(value) if written.is_none() => format!("here `{}` is {value} by default", problem.parameter),
+        _ => String::new(),
+    };
+    diagnostic.label(label).hint(problem.hint.clone())
+}
+
+/// What keeps a source from being read, if anything.
+fn unreadable(source: &NodeSource, node: &NodeSpec, root: &Path) -> Option<Diagnostic> {
+    let steps: Vec<&str> = source.parameter.split('.').collect();
+    let mistake = |code, message: String| match node.with.at(&steps) {
+        Some(tree) => tree.mistake(code, message),
+        None => node.key.mistake(code, message),
+    };
+    let shown = source.path.display();
+    let path = root.join(&source.path);
+    if source.path.as_os_str().is_empty() || !path.exists() {
+        return Some(mistake(code::MISSING_SOURCE, format!("no file `{shown}`")).hint(similar(&source.path, root)));
+    }
+    let error = source.files(root).err()?;
+    Some(mistake(code::BAD_SOURCE, format!("`{shown}` cannot be read: {error:#}")))
+}
+
+/// A file of nearly that name beside it; else where the path was looked for.
+fn similar(path: &Path, root: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent()?;
+    let mut beside: Vec<String> = std::fs::read_dir(root.join(folder))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    beside.sort_unstable();
+    let hint = match suggestion::nearest(name, beside.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{}`?", folder.join(near).display()),
+        None if path.is_relative() => format!("paths are relative to the project's root, {}", root.display()),
+        None => return None,
+    };
+    Some(hint)
+}

@@ -1,0 +1,231 @@
+//! YAML text to a tree of values with spans: the only file that knows the parser.
+//! Knows nothing of pipelines.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::Number;
+use serde_saphyr::{
+    Error, Location, MessageFormatter, Options, Spanned, UserMessageFormatter, budget, options,
+    options::DuplicateKeyPolicy,
+};
+
+use crate::{
+    code,
+    diagnostic::{Diagnostic, Label, Span, Text},
+    spec::tree::{Key, Shape, Tree, USED_HERE},
+};
+
+/// Reads `text` from byte `start` on. Repeated keys are mistakes that do not stop the reading.
+pub(crate) fn read(text: &Arc<Text>, start: usize, mistakes: &mut Vec<Diagnostic>) -> Result<Tree, Diagnostic> {
+    let body = &text.body()[start..];
+    let reader = Reader { text, start };
+    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(body, options()) {
+        Ok(raw) => Ok(reader.tree(raw, mistakes)),
+        Err(error) => Err(reader.syntax(&error)),
+    }
+}
+
+/// `no`, `0777` and `1_000` are what people mean: text.
+fn options() -> Options {
+    options! {
+        budget: budget! { max_nodes: 20_000, max_depth: 64 },
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    }
+}
+
+/// A value before its places are known to be in one of our texts.
+enum Raw {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    List(Vec<Spanned<Raw>>),
+    Block(Vec<(Spanned<Raw>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number, a text, true, false, a list or a block")
+    }
+
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
+        Ok(Raw::Number(value.into()))
+    }
+
+    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Raw, E> {
+        Number::from_i128(value).map(Raw::Number).ok_or_else(|| E::custom("the number needs more than 64 bits"))
+    }
+
+    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Raw, E> {
+        Number::from_u128(value).map(Raw::Number).ok_or_else(|| E::custom("the number needs more than 64 bits"))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
+        Number::from_f64(value).map(Raw::Number).ok_or_else(|| E::custom("the number is not finite"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Raw::Block(entries))
+    }
+}
+
+struct Reader<'a> {
+    text: &'a Arc<Text>,
+    start: usize,
+}
+
+impl Reader<'_> {
+    fn tree(&self, raw: Spanned<Raw>, mistakes: &mut Vec<Diagnostic>) -> Tree {
+        let (mut span, notes) = self.places(raw.referenced, raw.defined);
+        let shape = match raw.value {
+            Raw::Null => Shape::Null,
+            Raw::Bool(value) => Shape::Bool(value),
+            Raw::Number(number) => Shape::Number(number),
+            Raw::Text(text) => Shape::Text(text),
+            Raw::List(items) => Shape::List(items.into_iter().map(|item| self.tree(item, mistakes)).collect()),
+            Raw::Block(entries) => self.block(entries, mistakes),
+        };
+        // The parser says of a block only where it begins; it ends where its last value does.
+        let last = match &shape {
+            Shape::List(items) => items.last(),
+            Shape::Block(entries) => entries.last().map(|(_, value)| value),
+            _ => None,
+        };
+        if let Some(last) = last {
+            span.range.end = span.range.end.max(last.span.range.end);
+            self.close(&mut span);
+        }
+        Tree { span, notes, shape }
+    }
+
+    /// Takes in the bracket that closes a list or block in brackets.
+    fn close(&self, span: &mut Span) {
+        let bracket = match self.text.body()[span.range.start..].chars().next() {
+            Some('[') => ']',
+            Some('{') => '}',
+            _ => return,
+        };
+        let rest = &self.text.body()[span.range.end..];
+        let between =
+            rest.len() - rest.trim_start_matches(|letter: char| letter.is_whitespace() || letter == ',').len();
+        if rest[between..].starts_with(bracket) {
+            span.range.end += between + 1;
+        }
+    }
+
+    fn block(&self, raw: Vec<(Spanned<Raw>, Spanned<Raw>)>, mistakes: &mut Vec<Diagnostic>) -> Shape {
+        let mut entries: Vec<(Key, Tree)> = Vec::with_capacity(raw.len());
+        for (key, value) in raw {
+            let (span, notes) = self.places(key.referenced, key.defined);
+            let name = match key.value {
+                Raw::Text(text) => text,
+                _ => span.written().to_owned(),
+            };
+            let key = Key { name, span, notes };
+            let value = self.tree(value, mistakes);
+            match entries.iter().find(|(earlier, _)| earlier.name == key.name) {
+                Some((earlier, _)) => mistakes.push(
+                    key.mistake(code::DUPLICATE, format!("`{}` is defined twice", key.name))
+                        .label("defined again here")
+                        .also(&earlier.span, "first defined here"),
+                ),
+                None => entries.push((key, value)),
+            }
+        }
+        Shape::Block(entries)
+    }
+
+    /// Where a value is written, and where an alias or a merge uses it.
+    fn places(&self, referenced: Location, defined: Location) -> (Span, Vec<Label>) {
+        let notes = match referenced == defined {
+            true => Vec::new(),
+            false => vec![Label { span: self.span(referenced), text: USED_HERE.into() }],
+        };
+        (self.span(defined), notes)
+    }
+
+    fn span(&self, location: Location) -> Span {
+        Span::new(self.text, self.range(location).unwrap_or(self.start..self.start))
+    }
+
+    fn range(&self, location: Location) -> Option<Range<usize>> {
+        let body = &self.text.body()[self.start..];
+        let range = match (location.span().byte_offset(), location.span().byte_len()) {
+            (Some(start), Some(length)) => {
+                let start = usize::try_from(start).ok()?;
+                start..start + usize::try_from(length).ok()?
+            }
+            // Mistakes of grammar come with line and column alone.
+            _ => {
+                let line = usize::try_from(location.line()).ok()?.checked_sub(1)?;
+                let column = usize::try_from(location.column()).ok()?.checked_sub(1)?;
+                let before: usize = body.split_inclusive('\n').take(line).map(str::len).sum();
+                let line = body[before..].split('\n').next()?;
+                let start = before + line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
+                start..start
+            }
+        };
+        body.get(range.clone())?;
+        Some(self.start + range.start..self.start + range.end)
+    }
+
+    fn syntax(&self, error: &Error) -> Diagnostic {
+        let location = error.location().unwrap_or(Location::UNKNOWN);
+        let message = UserMessageFormatter::default().format_message(error.without_snippet()).into_owned();
+        let hint = message
+            .starts_with("mapping values are not allowed")
+            .then(|| "a text that contains `: ` needs quotes; is this line indented as the one above?".to_owned());
+        Diagnostic::new(code::SYNTAX, message, &self.span(location)).hint(hint)
+    }
+}
