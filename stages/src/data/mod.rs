@@ -1,0 +1,5 @@
+//! What artifacts contain: rows and checkpoints.
+//! Knows nothing of stages.
+
+pub mod checkpoint;
+pub mod rows;

@@ -1,0 +1,244 @@
+//! The shape of a model, read from and written to a Hugging Face `config.json`.
+//! Knows nothing of weights or tokens.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// A family of decoder-only transformers: RMSNorm, half-split RoPE, grouped queries, SwiGLU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// No biases, no query and key norm.
+    #[default]
+    Llama,
+    /// As Llama, with biases on the query, key and value projections.
+    Qwen2,
+    /// As Llama, with an RMSNorm on each head's query and key.
+    Qwen3,
+}
+
+impl Family {
+    pub const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
+
+    /// `model_type` in `config.json`.
+    #[must_use]
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
+    fn architecture(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+}
+
+/// All that decides which weights a model has and how they compute. Names are those of `config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub family: Family,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    pub rms_norm_eps: f32,
+    pub rope_theta: f32,
+    pub max_position_embeddings: usize,
+    pub tie_word_embeddings: bool,
+    /// Biases on the query, key and value projections.
+    pub attention_bias: bool,
+    /// RMSNorm on each head's query and key.
+    pub qk_norm: bool,
+}
+
+impl Config {
+    /// Reads the text of a `config.json`.
+    ///
+    /// # Errors
+    /// When a key is missing or malformed, or asks for something that the decoder does not compute.
+    pub fn from_hf(text: &str) -> Result<Self> {
+        let map: Map<String, Value> = serde_json::from_str(text).context("not a JSON object")?;
+        let keys = Keys(&map);
+        let family = family(&keys)?;
+        refuse_unsupported(&keys)?;
+
+        let hidden_size = keys.count("hidden_size")?;
+        let num_attention_heads = keys.count("num_attention_heads")?;
+        let default_head_dim = match family {
+            // transformers fixes it for Qwen3, whose heads may be wider than the hidden size.
+            Family::Qwen3 => 128,
+            Family::Llama | Family::Qwen2 => hidden_size / num_attention_heads,
+        };
+        let config = Self {
+            family,
+            vocab_size: keys.count("vocab_size")?,
+            hidden_size,
+            intermediate_size: keys.count("intermediate_size")?,
+            num_hidden_layers: keys.count("num_hidden_layers")?,
+            num_attention_heads,
+            num_key_value_heads: keys.count_or("num_key_value_heads", num_attention_heads)?,
+            head_dim: keys.count_or("head_dim", default_head_dim)?,
+            rms_norm_eps: keys.number_or("rms_norm_eps", 1e-6)?,
+            rope_theta: rope_theta(&keys)?,
+            max_position_embeddings: keys.count_or("max_position_embeddings", 2048)?,
+            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
+            attention_bias: family == Family::Qwen2,
+            qk_norm: family == Family::Qwen3,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The keys of a `config.json` that transformers loads, without the ids of special tokens.
+    #[must_use]
+    pub fn to_hf(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        let mut set = |key: &str, value: Value| map.insert(key.into(), value);
+        set("architectures", json!([self.family.architecture()]));
+        if self.family != Family::Qwen2 {
+            // Qwen2 has its biases always, and no key for them.
+            set("attention_bias", json!(false));
+        }
+        set("attention_dropout", json!(0.0));
+        set("head_dim", json!(self.head_dim));
+        set("hidden_act", json!("silu"));
+        set("hidden_size", json!(self.hidden_size));
+        set("initializer_range", json!(0.02));
+        set("intermediate_size", json!(self.intermediate_size));
+        set("max_position_embeddings", json!(self.max_position_embeddings));
+        if self.family == Family::Llama {
+            set("mlp_bias", json!(false));
+        }
+        set("model_type", json!(self.family.model_type()));
+        set("num_attention_heads", json!(self.num_attention_heads));
+        set("num_hidden_layers", json!(self.num_hidden_layers));
+        set("num_key_value_heads", json!(self.num_key_value_heads));
+        set("rms_norm_eps", decimal(self.rms_norm_eps));
+        set("rope_scaling", Value::Null);
+        set("rope_theta", decimal(self.rope_theta));
+        set("tie_word_embeddings", json!(self.tie_word_embeddings));
+        set("use_cache", json!(true));
+        set("vocab_size", json!(self.vocab_size));
+        map
+    }
+
+    /// Sizes that cannot go together.
+    ///
+    /// # Errors
+    /// Names the first such pair.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            self.num_attention_heads.is_multiple_of(self.num_key_value_heads),
+            "`num_attention_heads` ({}) must be a multiple of `num_key_value_heads` ({})",
+            self.num_attention_heads,
+            self.num_key_value_heads
+        );
+        ensure!(
+            self.head_dim > 0 && self.head_dim.is_multiple_of(2),
+            "`head_dim` is {}: rotary positions turn halves of a head, so it must be even",
+            self.head_dim
+        );
+        Ok(())
+    }
+}
+
+fn family(keys: &Keys) -> Result<Family> {
+    let known = || Family::ALL.map(|family| format!("`{}`", family.model_type())).join(", ");
+    let Some(value) = keys.get("model_type") else {
+        bail!("no `model_type`; it must be one of {}", known());
+    };
+    let named = |family: &Family| value.as_str() == Some(family.model_type());
+    Family::ALL
+        .into_iter()
+        .find(named)
+        .with_context(|| format!("`model_type` is {value}, which is not supported; supported: {}", known()))
+}
+
+/// Refuses every key whose value would change what the model computes in a way the decoder does not follow.
+fn refuse_unsupported(keys: &Keys) -> Result<()> {
+    match keys.get("hidden_act").and_then(Value::as_str) {
+        None | Some("silu") => {}
+        Some(other) => bail!("`hidden_act` is `{other}`, which is not supported; supported: `silu`"),
+    }
+    for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
+        // In transformers `attention_bias` also gives the output projection a bias; Qwen2's own biases have no key.
+        ensure!(!keys.flag(key)?, "`{key}` is true, which is not supported; supported: false");
+    }
+    for layer in keys.get("layer_types").and_then(Value::as_array).into_iter().flatten() {
+        ensure!(
+            layer.as_str() == Some("full_attention"),
+            "`layer_types` holds {layer}, which is not supported; supported: \"full_attention\""
+        );
+    }
+    for block in ["rope_scaling", "rope_parameters"] {
+        let Some(rope) = keys.get(block).and_then(Value::as_object) else { continue };
+        for key in ["rope_type", "type"] {
+            match rope.get(key).and_then(Value::as_str) {
+                None | Some("default") => {}
+                Some(other) => bail!("`{block}.{key}` is `{other}`, which is not supported; supported: `default`"),
+            }
+        }
+    }
+    let partial = keys.number_or("partial_rotary_factor", 1.0)?;
+    ensure!(partial == 1.0, "`partial_rotary_factor` is {partial}, which is not supported; supported: 1.0");
+    Ok(())
+}
+
+/// transformers 5 keeps it in `rope_parameters`, earlier versions at the top.
+fn rope_theta(keys: &Keys) -> Result<f32> {
+    for block in ["rope_parameters", "rope_scaling"] {
+        if let Some(Value::Object(rope)) = keys.get(block)
+            && rope.get("rope_theta").is_some_and(|theta| !theta.is_null())
+        {
+            return Keys(rope).number_or("rope_theta", 0.0).with_context(|| format!("in `{block}`"));
+        }
+    }
+    keys.number_or("rope_theta", 10_000.0)
+}
+
+/// The shortest decimal that reads back as the same f32: 1e-5 and not 9.999999747378752e-6.
+fn decimal(value: f32) -> Value {
+    let shortest: f64 = value.to_string().parse().expect("a printed f32 is a number");
+    json!(shortest)
+}
+
+/// Typed access to the keys of a `config.json`; null counts as absent, as in transformers.
+struct Keys<'a>(&'a Map<String, Value>);
+
+impl Keys<'_> {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    fn count(&self, key: &str) -> Result<usize> {
+        let value = self.get(key).with_context(|| format!("no `{key}`"))?;
+        let count = value.as_u64().filter(|count| *count > 0).and_then(|count| usize::try_from(count).ok());
+        count.with_context(|| format!("`{key}` is {value}; it must be a whole number above zero"))
+    }
+
+    fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.get(key).is_some() { self.count(key) } else { Ok(default) }
+    }
+
+    fn number_or(&self, key: &str, default: f32) -> Result<f32> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let number = value.as_f64().filter(|number| *number > 0.0);
+        Ok(number.with_context(|| format!("`{key}` is {value}; it must be a number above zero"))? as f32)
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        let Some(value) = self.get(key) else { return Ok(false) };
+        value.as_bool().with_context(|| format!("`{key}` is {value}; it must be true or false"))
+    }
+}

@@ -1,0 +1,6 @@
+//! The model: its shape, its weights, and the decoder that computes with them.
+//! Knows nothing of text, rows or training.
+
+pub mod config;
+pub mod shape;
+pub mod weights;

@@ -1,0 +1,109 @@
+//! The shape of a new model, in the few words that a pipeline uses for it.
+//! Knows nothing of weights or tokens; the vocabulary comes from the tokenizer.
+
+use anyhow::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::nn::config::{Config, Family};
+
+/// Sizes of a model to be made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shape {
+    /// Whose architecture: `llama`, `qwen2` (biases on query, key and value) or `qwen3` (norms on query and key).
+    pub family: Family,
+    /// Transformer layers.
+    #[schemars(range(min = 1, max = 1000))]
+    pub layers: usize,
+    /// Width of the residual stream; a multiple of `heads`.
+    #[schemars(range(min = 2, max = 1_000_000))]
+    pub hidden: usize,
+    /// Attention heads.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub heads: usize,
+    /// Heads of keys and values, a divisor of `heads`; absent: as many as `heads`.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub kv_heads: Option<usize>,
+    /// Width inside the feed-forward layer; absent: 8/3 of `hidden`, rounded up to a multiple of 32.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub ffn: Option<usize>,
+    /// The most tokens that the model will see at once.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub context: usize,
+    /// Do the input and output embeddings share their weights?
+    pub tied: bool,
+    /// Base of the rotary positions' wavelengths.
+    #[schemars(range(min = 1.0, max = 1e12))]
+    pub rope_theta: f32,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            family: Family::Llama,
+            layers: 4,
+            hidden: 128,
+            heads: 4,
+            kv_heads: None,
+            ffn: None,
+            context: 256,
+            tied: true,
+            rope_theta: 10_000.0,
+        }
+    }
+}
+
+impl Shape {
+    /// Puts the values that follow from others in their place.
+    pub fn resolve(&mut self) {
+        self.kv_heads.get_or_insert(self.heads);
+        self.ffn.get_or_insert((8 * self.hidden).div_ceil(3).next_multiple_of(32));
+    }
+
+    /// Sizes that cannot go together: the parameter at fault and why.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        let kv_heads = self.kv_heads.unwrap_or(self.heads);
+        if self.heads == 0 || kv_heads == 0 {
+            return found;
+        }
+        if !self.hidden.is_multiple_of(2 * self.heads) {
+            let rule = "must be a multiple of twice `heads`, as rotary positions turn halves of a head";
+            found.push(("hidden", format!("`hidden` ({}) {rule} ({})", self.hidden, self.heads)));
+        }
+        if !self.heads.is_multiple_of(kv_heads) {
+            found.push(("kv_heads", format!("`kv_heads` ({kv_heads}) must divide `heads` ({})", self.heads)));
+        }
+        found
+    }
+
+    /// The model's config for a vocabulary.
+    ///
+    /// # Errors
+    /// When [`Shape::problems`] has any.
+    pub fn config(&self, vocab_size: usize) -> Result<Config> {
+        if let Some((_, problem)) = self.problems().into_iter().next() {
+            anyhow::bail!(problem);
+        }
+        let mut shape = self.clone();
+        shape.resolve();
+        Ok(Config {
+            family: shape.family,
+            vocab_size,
+            hidden_size: shape.hidden,
+            intermediate_size: shape.ffn.expect("resolved above"),
+            num_hidden_layers: shape.layers,
+            num_attention_heads: shape.heads,
+            num_key_value_heads: shape.kv_heads.expect("resolved above"),
+            head_dim: shape.hidden / shape.heads,
+            rms_norm_eps: 1e-5,
+            rope_theta: shape.rope_theta,
+            max_position_embeddings: shape.context,
+            tie_word_embeddings: shape.tied,
+            attention_bias: shape.family == Family::Qwen2,
+            qk_norm: shape.family == Family::Qwen3,
+        })
+    }
+}

@@ -1,0 +1,299 @@
+//! A model's weights under their Hugging Face names, read from and written to safetensors files.
+//! Knows nothing of what is computed with them.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::{SafeTensorError, SafeTensors, View, tensor::TensorView};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{nn::config::Config, random::Stream};
+
+/// One tensor, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weight {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// By Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`.
+pub type Weights = BTreeMap<String, Weight>;
+
+/// The type of the numbers in a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits: what training keeps.
+    #[default]
+    F32,
+    /// 16 bits with the range of f32 and 8 bits of precision.
+    Bf16,
+    /// 16 bits with a small range and 11 bits of precision.
+    F16,
+}
+
+impl Dtype {
+    /// `torch_dtype` in `config.json`.
+    #[must_use]
+    pub fn torch(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The names and shapes that a model of this config has; `lm_head.weight` only if it is untied.
+#[must_use]
+pub fn expected(config: &Config) -> Vec<(String, Vec<usize>)> {
+    let hidden = config.hidden_size;
+    let queries = config.num_attention_heads * config.head_dim;
+    let keys = config.num_key_value_heads * config.head_dim;
+    let mut all = vec![(EMBEDDING.to_owned(), vec![config.vocab_size, hidden])];
+    for layer in 0..config.num_hidden_layers {
+        let mut add = |name: &str, shape: &[usize]| all.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+        add("input_layernorm.weight", &[hidden]);
+        add("self_attn.q_proj.weight", &[queries, hidden]);
+        add("self_attn.k_proj.weight", &[keys, hidden]);
+        add("self_attn.v_proj.weight", &[keys, hidden]);
+        add("self_attn.o_proj.weight", &[hidden, queries]);
+        if config.attention_bias {
+            add("self_attn.q_proj.bias", &[queries]);
+            add("self_attn.k_proj.bias", &[keys]);
+            add("self_attn.v_proj.bias", &[keys]);
+        }
+        if config.qk_norm {
+            add("self_attn.q_norm.weight", &[config.head_dim]);
+            add("self_attn.k_norm.weight", &[config.head_dim]);
+        }
+        add("post_attention_layernorm.weight", &[hidden]);
+        add("mlp.gate_proj.weight", &[config.intermediate_size, hidden]);
+        add("mlp.up_proj.weight", &[config.intermediate_size, hidden]);
+        add("mlp.down_proj.weight", &[hidden, config.intermediate_size]);
+    }
+    all.push(("model.norm.weight".to_owned(), vec![hidden]));
+    if !config.tie_word_embeddings {
+        all.push((HEAD.to_owned(), vec![config.vocab_size, hidden]));
+    }
+    all
+}
+
+/// Weights to start training from: normal with deviation 0.02, the two projections that write into the
+/// residual stream divided by `sqrt(2 * layers)` (GPT-2, section 2.3), norms one, biases zero.
+///
+/// Each weight depends on the seed and its own name alone.
+#[must_use]
+pub fn init(config: &Config, seed: u64) -> Weights {
+    let residual = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
+    let draw = |name: String, shape: Vec<usize>| {
+        let count = shape.iter().product();
+        let values = if name.ends_with("norm.weight") {
+            vec![1.0; count]
+        } else if name.ends_with(".bias") {
+            vec![0.0; count]
+        } else {
+            let into_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+            let deviation = 0.02 * if into_residual { residual } else { 1.0 };
+            let mut stream = Stream::new(&[seed, name_key(&name)]);
+            (0..count).map(|_| deviation * stream.normal()).collect()
+        };
+        (name, Weight { shape, values })
+    };
+    expected(config).into_par_iter().map(|(name, shape)| draw(name, shape)).collect()
+}
+
+fn name_key(name: &str) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+/// Reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists, of f32, f16 or bf16.
+///
+/// # Errors
+/// When a file is missing or cut short, or a tensor is missing, unknown, of another shape or type, or not finite.
+pub fn read(folder: &Path, config: &Config) -> Result<Weights> {
+    let mut wanted: BTreeMap<String, Vec<usize>> = expected(config).into_iter().collect();
+    let mut weights = Weights::new();
+    let mut head = None;
+    for path in files(folder)? {
+        let map = map(&path)?;
+        let tensors = SafeTensors::deserialize(&map).map_err(|error| broken(&path, &map, &error))?;
+        for (name, tensor) in tensors.iter() {
+            if name.ends_with("rotary_emb.inv_freq") {
+                // A buffer that old versions of transformers saved; it follows from the config.
+                continue;
+            }
+            if name == HEAD && config.tie_word_embeddings {
+                head = Some((path.clone(), values(&tensor, name, &path)?));
+                continue;
+            }
+            let Some(shape) = wanted.remove(name) else {
+                let why = if weights.contains_key(name) { "is there twice" } else { "is not part of the model" };
+                bail!("{}: tensor `{name}` {why} that `config.json` describes", path.display());
+            };
+            ensure!(
+                tensor.shape() == shape,
+                "{}: tensor `{name}` is of shape {:?}; by `config.json` it is {shape:?}",
+                path.display(),
+                tensor.shape()
+            );
+            weights.insert(name.to_owned(), Weight { shape, values: values(&tensor, name, &path)? });
+        }
+    }
+    if let Some((name, shape)) = wanted.first_key_value() {
+        let others = match wanted.len() - 1 {
+            0 => String::new(),
+            more => format!(", nor {more} others"),
+        };
+        bail!("{}: no tensor `{name}` of shape {shape:?}{others}", folder.display());
+    }
+    if let Some((path, head)) = head {
+        ensure!(
+            weights[EMBEDDING].values == head,
+            "{}: tensor `{HEAD}` differs from `{EMBEDDING}`, but `tie_word_embeddings` is true",
+            path.display()
+        );
+    }
+    Ok(weights)
+}
+
+/// Writes `model.safetensors`, the same bytes for the same weights.
+///
+/// # Errors
+/// When the file cannot be written, or a value does not fit into `dtype`.
+pub fn write(folder: &Path, weights: &Weights, dtype: Dtype) -> Result<()> {
+    if dtype == Dtype::F16 {
+        for (name, weight) in weights {
+            let overflow = weight.values.iter().find(|value| f16::from_f32(**value).is_infinite());
+            if let Some(value) = overflow {
+                bail!("tensor `{name}` holds {value}, which does not fit into f16; bf16 has the range of f32");
+            }
+        }
+    }
+    let path = folder.join(SINGLE);
+    let views = weights.iter().map(|(name, weight)| (name, Encoded { weight, dtype }));
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(views, Some(about), &path).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The files that hold the weights.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let single = folder.join(SINGLE);
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    let index = folder.join(INDEX);
+    ensure!(index.exists(), "{}: neither `{SINGLE}` nor `{INDEX}`", folder.display());
+    let text = std::fs::read_to_string(&index).with_context(|| format!("reading {}", index.display()))?;
+    let value: Value = serde_json::from_str(&text).with_context(|| format!("reading {}", index.display()))?;
+    let map = value["weight_map"].as_object().with_context(|| format!("{}: no `weight_map`", index.display()))?;
+    let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    ensure!(!names.is_empty(), "{}: `weight_map` names no file", index.display());
+    for name in &names {
+        ensure!(!name.contains(['/', '\\']), "{}: `{name}` lies outside the folder", index.display());
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    // SAFETY: the map is read once, now. Artifacts are read-only; a file of the user that another program
+    // cuts short in these moments ends this one with SIGBUS, as in every loader of safetensors.
+    unsafe { Mmap::map(&file) }.with_context(|| format!("mapping {}", path.display()))
+}
+
+/// Says of a file that cannot be read whether it was cut short, and where.
+fn broken(path: &Path, bytes: &[u8], error: &SafeTensorError) -> anyhow::Error {
+    let place = path.display();
+    match error {
+        SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => {
+            anyhow::anyhow!("{place}: cut short inside its header, or not a safetensors file")
+        }
+        SafeTensorError::MetadataIncompleteBuffer => match missing_bytes(bytes) {
+            Some((name, end)) => anyhow::anyhow!(
+                "{place}: cut short: it has {} bytes, and tensor `{name}` ends at byte {end}",
+                bytes.len()
+            ),
+            None => anyhow::anyhow!("{place}: longer than its header says"),
+        },
+        other => anyhow::anyhow!("{place}: {other}"),
+    }
+}
+
+/// The first tensor, by place in the file, that ends behind the file's end, and where it ends.
+fn missing_bytes(bytes: &[u8]) -> Option<(String, usize)> {
+    let header_len = usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()?;
+    let header: BTreeMap<String, Value> = serde_json::from_slice(bytes.get(8..8 + header_len)?).ok()?;
+    let ends = header.into_iter().filter_map(|(name, info)| {
+        let end = usize::try_from(info["data_offsets"][1].as_u64()?).ok()?;
+        Some((8 + header_len + end, name))
+    });
+    ends.filter(|(end, _)| *end > bytes.len()).min().map(|(end, name)| (name, end))
+}
+
+fn values(tensor: &TensorView, name: &str, path: &Path) -> Result<Vec<f32>> {
+    let data = tensor.data();
+    let pairs = || data.as_chunks::<2>().0.par_iter();
+    let values: Vec<f32> = match tensor.dtype() {
+        safetensors::Dtype::F32 => data.as_chunks::<4>().0.par_iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        safetensors::Dtype::F16 => pairs().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect(),
+        safetensors::Dtype::BF16 => pairs().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
+        other => bail!("{}: tensor `{name}` is of type {other:?}; supported: F32, F16, BF16", path.display()),
+    };
+    if let Some(at) = values.par_iter().position_first(|value| !value.is_finite()) {
+        bail!("{}: tensor `{name}` holds {} at position {at}", path.display(), values[at]);
+    }
+    Ok(values)
+}
+
+/// A weight as the bytes of a file.
+struct Encoded<'a> {
+    weight: &'a Weight,
+    dtype: Dtype,
+}
+
+impl View for Encoded<'_> {
+    fn dtype(&self) -> safetensors::Dtype {
+        match self.dtype {
+            Dtype::F32 => safetensors::Dtype::F32,
+            Dtype::Bf16 => safetensors::Dtype::BF16,
+            Dtype::F16 => safetensors::Dtype::F16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.weight.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.weight.values.iter();
+        match self.dtype {
+            Dtype::F32 => values.flat_map(|value| value.to_le_bytes()).collect(),
+            Dtype::Bf16 => values.flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+            Dtype::F16 => values.flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.weight.values.len() * if self.dtype == Dtype::F32 { 4 } else { 2 }
+    }
+}

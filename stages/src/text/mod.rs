@@ -1,0 +1,6 @@
+//! Text and tokens: tokenizers, chat templates, and how rows become tokens.
+//! Knows nothing of models.
+
+pub mod encode;
+pub mod template;
+pub mod tokenizer;

@@ -1,0 +1,373 @@
+//! Text to token ids and back, by a Hugging Face `tokenizer.json`.
+//! Knows nothing of rows or chat turns.
+
+use std::{
+    fmt::{self, Debug, Formatter},
+    fs,
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde_json::{Map, Value};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use crate::text::template::Template;
+
+type Inner = tokenizers::Tokenizer;
+
+/// A tokenizer with the special tokens and the chat template that belong to it.
+#[derive(Clone)]
+pub struct Tokenizer {
+    /// For text that begins a sequence.
+    start: Arc<Inner>,
+    /// For text that goes on from tokens already there: puts no space before it.
+    onward: Arc<Inner>,
+    /// The bytes of `tokenizer.json`, saved again as they were.
+    json: Arc<str>,
+    /// `tokenizer_config.json`.
+    config: Map<String, Value>,
+    template: Option<Template>,
+    vocab_size: usize,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    eos_ids: Vec<u32>,
+    unknown: Unknown,
+}
+
+impl Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut Formatter) -> fmt::Result {
+        formatter.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size).finish_non_exhaustive()
+    }
+}
+
+/// What the tokenizer itself does with a character it has no token for. Here that is always an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// Cannot happen, or fails by itself.
+    Loud,
+    /// Puts this id.
+    Id(u32),
+    /// Leaves it out.
+    Dropped,
+}
+
+impl Tokenizer {
+    /// Opens the `tokenizer.json` of a folder, with `tokenizer_config.json`, `chat_template.jinja` and
+    /// `generation_config.json` where they are.
+    ///
+    /// # Errors
+    /// Names the file that is missing or malformed.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let json = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let mut config = object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+        if let Ok(template) = fs::read_to_string(folder.join("chat_template.jinja")) {
+            config.insert("chat_template".into(), template.into());
+        }
+        let mut tokenizer = Self::new(json, config).with_context(|| format!("reading {}", path.display()))?;
+        // What ends a generation is the model's affair before it is the tokenizer's, as in transformers.
+        for name in ["generation_config.json", "config.json"] {
+            let ids = object(&folder.join(name))?.map(|map| ids(&map["eos_token_id"])).unwrap_or_default();
+            if !ids.is_empty() {
+                tokenizer.eos = tokenizer.eos.or(Some(ids[0]));
+                tokenizer.eos_ids = ids;
+                break;
+            }
+        }
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer from the texts of its two files.
+    ///
+    /// # Errors
+    /// When they are malformed.
+    pub fn new(json: String, config: Map<String, Value>) -> Result<Self> {
+        let value: Value = serde_json::from_str(&json).context("not valid JSON")?;
+        let start = Arc::new(load(&json)?);
+        let onward = match without_prefix(&value) {
+            Some(changed) => Arc::new(load(&changed.to_string())?),
+            None => Arc::clone(&start),
+        };
+        let special = |key: &str| special(&config, key).and_then(|content| start.token_to_id(&content));
+        let eos = special("eos_token");
+        Ok(Self {
+            template: Template::of(&config)?,
+            vocab_size: start.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1),
+            bos: added_before(&start)?,
+            eos,
+            pad: special("pad_token"),
+            eos_ids: eos.into_iter().collect(),
+            unknown: unknown(&value, &start),
+            start,
+            onward,
+            json: json.into(),
+            config,
+        })
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let config = format!("{:#}\n", Value::Object(self.config.clone()));
+        for (name, text) in [("tokenizer.json", &*self.json), ("tokenizer_config.json", &config)] {
+            let path = folder.join(name);
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The ids of a text that begins a sequence. No special token is added; those in the text are recognised.
+    ///
+    /// # Errors
+    /// Names a character that the tokenizer has no token for.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_by(&self.start, text)
+    }
+
+    /// The ids of a text that follows other tokens: as [`Tokenizer::encode`], without the space that some
+    /// tokenizers put before a text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_onward(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_by(&self.onward, text)
+    }
+
+    /// The text of ids, special tokens kept.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.decode_by(ids, false)
+    }
+
+    /// The text of ids, special tokens left out.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_plain(&self, ids: &[u32]) -> Result<String> {
+        self.decode_by(ids, true)
+    }
+
+    /// The text that `ids` add to `before`, special tokens kept. Not the same as decoding them alone where a
+    /// decoder treats the start of a text in its own way.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_after(&self, before: &[u32], ids: &[u32]) -> Result<String> {
+        if Arc::ptr_eq(&self.start, &self.onward) {
+            return self.decode(ids);
+        }
+        let whole = self.decode(&[before, ids].concat())?;
+        match whole.strip_prefix(&self.decode(before)?) {
+            Some(added) => Ok(added.to_owned()),
+            // A character whose bytes lie on both sides of the border.
+            None => self.decode(ids),
+        }
+    }
+
+    /// One above the highest id.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The token that the tokenizer puts before a text, if it does.
+    #[must_use]
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that training puts behind a completion.
+    #[must_use]
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The tokens that end a generation.
+    #[must_use]
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+
+    #[must_use]
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    #[must_use]
+    pub fn template(&self) -> Option<&Template> {
+        self.template.as_ref()
+    }
+
+    /// The content of a special token by its name in `tokenizer_config.json`, such as `eos_token`.
+    #[must_use]
+    pub fn special(&self, key: &str) -> Option<String> {
+        special(&self.config, key)
+    }
+
+    #[must_use]
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.start.token_to_id(token)
+    }
+
+    fn encode_by(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
+        let doubtful = |ids: &[u32]| match self.unknown {
+            Unknown::Loud => false,
+            Unknown::Id(id) => ids.contains(&id),
+            Unknown::Dropped => true,
+        };
+        match inner.encode_fast(text, false) {
+            Ok(encoding) if !doubtful(encoding.get_ids()) => Ok(encoding.get_ids().to_vec()),
+            Ok(_) => {
+                let encoding = inner.encode(text, false).map_err(|error| anyhow!(error))?;
+                match self.lost(text, &encoding) {
+                    Some(at) => Err(no_token(text, at)),
+                    None => Ok(encoding.get_ids().to_vec()),
+                }
+            }
+            Err(error) => {
+                let refused = |c: char| inner.encode_fast(c.encode_utf8(&mut [0; 4]) as &str, false).is_err();
+                match text.char_indices().find(|(_, c)| refused(*c)) {
+                    Some((at, _)) => Err(no_token(text, at)),
+                    None => Err(anyhow!(error)),
+                }
+            }
+        }
+    }
+
+    /// Where in the text the tokenizer silently lost a character.
+    fn lost(&self, text: &str, encoding: &tokenizers::Encoding) -> Option<usize> {
+        let spans = encoding.get_offsets();
+        match self.unknown {
+            Unknown::Loud => None,
+            Unknown::Id(id) => {
+                // The text may hold the unknown token itself, spelled out.
+                let spelled = self.start.id_to_token(id).unwrap_or_default();
+                let mut tokens = encoding.get_ids().iter().zip(spans);
+                tokens.find(|(token, (from, to))| **token == id && text[*from..*to] != spelled).map(|(_, (at, _))| *at)
+            }
+            Unknown::Dropped => {
+                let mut end = 0;
+                let ends = std::iter::once((text.len(), text.len()));
+                spans.iter().copied().chain(ends).find_map(|(from, to)| {
+                    let gap = text.get(end..from).unwrap_or_default();
+                    let lost = gap.char_indices().find(|(_, c)| !c.is_whitespace()).map(|(at, _)| end + at);
+                    end = end.max(to);
+                    lost
+                })
+            }
+        }
+    }
+
+    fn decode_by(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        if let Some(id) = ids.iter().find(|id| self.start.id_to_token(**id).is_none()) {
+            bail!("id {id} is not in the tokenizer's vocabulary of {}", self.vocab_size);
+        }
+        self.start.decode(ids, skip_special).map_err(|error| anyhow!(error))
+    }
+}
+
+fn no_token(text: &str, at: usize) -> anyhow::Error {
+    let c = text[at..].chars().next().unwrap_or_default();
+    let position = text[..at].chars().count() + 1;
+    let start = text[..at].char_indices().rev().nth(19).map_or(0, |(index, _)| index);
+    let around: String = text[start..].chars().take(40).collect();
+    anyhow!(
+        "the tokenizer has no token for {c:?} (U+{:04X}), character {position} of the text, in {around:?}",
+        u32::from(c)
+    )
+}
+
+fn load(json: &str) -> Result<Inner> {
+    let mut inner: Inner = json.parse().map_err(|error: tokenizers::Error| anyhow!(error))?;
+    // How much text goes into a sequence is for the stages to say.
+    inner.with_truncation(None).map_err(|error| anyhow!(error))?;
+    inner.with_padding(None);
+    Ok(inner)
+}
+
+/// The tokenizer as JSON without what puts a space before every text; none where nothing does.
+fn without_prefix(value: &Value) -> Option<Value> {
+    fn clean(step: &mut Value) -> bool {
+        let mut changed = false;
+        for key in ["normalizers", "pretokenizers"] {
+            if let Some(steps) = step.get_mut(key).and_then(Value::as_array_mut) {
+                let before = steps.len();
+                steps.retain(|step| step["type"] != "Prepend");
+                changed |= steps.len() != before;
+                for step in steps {
+                    changed |= clean(step);
+                }
+            }
+        }
+        match step["type"].as_str() {
+            Some("Prepend") => {
+                *step = Value::Null;
+                changed = true;
+            }
+            Some("Metaspace") if step["prepend_scheme"] != "never" => {
+                step["prepend_scheme"] = "never".into();
+                changed = true;
+            }
+            Some("ByteLevel") if step["add_prefix_space"] == true => {
+                step["add_prefix_space"] = false.into();
+                changed = true;
+            }
+            _ => {}
+        }
+        changed
+    }
+    let mut value = value.clone();
+    let changed = [clean(&mut value["normalizer"]), clean(&mut value["pre_tokenizer"])];
+    changed.contains(&true).then_some(value)
+}
+
+/// The id that the tokenizer's post-processor puts before a text.
+fn added_before(inner: &Inner) -> Result<Option<u32>> {
+    // Any character does: what counts is what comes before it. One without a token is no text to learn from.
+    let Ok(encoding) = inner.encode("a", true) else {
+        let encoding = inner.encode("", true).map_err(|error| anyhow!(error))?;
+        return Ok(encoding.get_ids().first().copied());
+    };
+    let added = encoding.get_special_tokens_mask().first() == Some(&1);
+    Ok(encoding.get_ids().first().copied().filter(|_| added))
+}
+
+fn unknown(value: &Value, inner: &Inner) -> Unknown {
+    let model = &value["model"];
+    let by_name = model["unk_token"].as_str().and_then(|token| inner.token_to_id(token));
+    let by_id = model["unk_id"].as_u64().and_then(|id| u32::try_from(id).ok());
+    if let Some(id) = by_name.or(by_id) {
+        return Unknown::Id(id);
+    }
+    let is_bpe = model["type"] == "BPE" || model.get("merges").is_some();
+    let covers_bytes = || ByteLevel::alphabet().into_iter().all(|c| inner.token_to_id(&c.to_string()).is_some());
+    if is_bpe && model["byte_fallback"] != true && !covers_bytes() { Unknown::Dropped } else { Unknown::Loud }
+}
+
+/// A special token is written as a string, or as an object with `content`.
+fn special(config: &Map<String, Value>, key: &str) -> Option<String> {
+    let value = config.get(key)?;
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(many) => many.iter().filter_map(one).collect(),
+        other => one(other).into_iter().collect(),
+    }
+}
+
+fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text).map(Some).with_context(|| format!("reading {}", path.display()))
+}
