@@ -2,3 +2,4 @@
 //! Knows nothing of stores, graphs or YAML.
 
 pub mod random;
+pub mod kernels;

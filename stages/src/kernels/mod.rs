@@ -1,0 +1,255 @@
+//! The operations that a transformer spends its time in, each with its gradient: fused on the CPU
+//! (flex.rs), composed of plain tensor operations on every other device (plain.rs).
+//!
+//! Tokens lie flat, `[tokens, width]`, one sequence after another and never padded: what a token
+//! yields cannot depend on how long its neighbours are. [`Sequences`] says where each one begins.
+
+mod flex;
+mod gradient;
+mod plain;
+
+use std::sync::Arc;
+
+use burn::{
+    backend::{Dispatch, DispatchDevice},
+    tensor::{Device, Tensor},
+};
+
+/// Where the sequences of a flat batch lie, and the position of every token in its own sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequences {
+    /// Sequence `i` holds the tokens `offsets[i]..offsets[i + 1]`.
+    pub offsets: Vec<usize>,
+    /// `[tokens]`, counted from zero in each sequence.
+    pub positions: Vec<usize>,
+}
+
+impl Sequences {
+    #[must_use]
+    pub fn of_lengths(lengths: &[usize]) -> Arc<Self> {
+        let mut offsets = vec![0];
+        let mut positions = Vec::new();
+        for length in lengths {
+            positions.extend(0..*length);
+            offsets.push(positions.len());
+        }
+        Arc::new(Self { offsets, positions })
+    }
+
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.positions.len()
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.offsets.len() - 1
+    }
+}
+
+/// Cosines and sines of rotary position embedding (Su et al., arXiv 2104.09864), half-split as in
+/// Hugging Face weights: entry `[position, i]` turns the pair of channels `(i, i + head_dim / 2)`.
+#[derive(Debug)]
+pub struct Rotary {
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+    pub head_dim: usize,
+}
+
+impl Rotary {
+    #[must_use]
+    pub fn new(head_dim: usize, theta: f32, positions: usize) -> Arc<Self> {
+        let half = head_dim / 2;
+        let (mut cos, mut sin) = (Vec::with_capacity(positions * half), Vec::with_capacity(positions * half));
+        for position in 0..positions {
+            for i in 0..half {
+                // As transformers computes it: the frequency in f32, then the angle in f32.
+                let frequency = 1.0 / theta.powf((2 * i) as f32 / head_dim as f32);
+                let angle = position as f32 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        Arc::new(Self { cos, sin, head_dim })
+    }
+}
+
+/// Keys and values of one layer for a batch of growing sequences: `[slots * capacity, kv_width]` each.
+#[derive(Debug, Clone)]
+pub struct KeyValue {
+    pub keys: Tensor<2>,
+    pub values: Tensor<2>,
+}
+
+fn is_flex(device: &Device) -> bool {
+    match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        DispatchDevice::Autodiff(_) => is_flex(&device.clone().without_autodiff()),
+        #[allow(unreachable_patterns, reason = "reachable only with a second backend compiled in")]
+        _ => false,
+    }
+}
+
+/// `x W^T`: `x` `[tokens, in]`, `weight` `[out, in]` as Hugging Face stores it, result `[tokens, out]`.
+#[must_use]
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if !is_flex(&x.device()) {
+        return plain::linear(x, weight);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// The rows `index` of `table`: `[rows, width]` to `[index.len(), width]`. An embedding, or a choice of tokens.
+#[must_use]
+pub fn rows(table: Tensor<2>, index: &Arc<Vec<usize>>) -> Tensor<2> {
+    if !is_flex(&table.device()) {
+        return plain::rows(table, index);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::rows(table.into_dispatch(), index.clone()))
+}
+
+/// Root-mean-square norm over the last `weight.len()` channels (Zhang & Sennrich, arXiv 1910.07467).
+///
+/// `x` `[tokens, width]`, `weight` `[1, channels]` where `channels` divides `width`: narrower than
+/// the width it norms each head by itself, as Qwen3 does with queries and keys.
+#[must_use]
+pub fn rms_norm(x: Tensor<2>, weight: Tensor<2>, epsilon: f32) -> Tensor<2> {
+    if !is_flex(&x.device()) {
+        return plain::rms_norm(x, weight, epsilon);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::rms_norm(x.into_dispatch(), weight.into_dispatch(), epsilon))
+}
+
+/// Turns every head of `x` `[tokens, heads * head_dim]` by its token's position (`positions` `[tokens]`).
+#[must_use]
+pub fn rotate(x: Tensor<2>, rotary: &Arc<Rotary>, positions: &Arc<Vec<usize>>) -> Tensor<2> {
+    if !is_flex(&x.device()) {
+        return plain::rotate(x, rotary, positions);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::rotate(x.into_dispatch(), rotary.clone(), positions.clone(), false))
+}
+
+/// Causal attention inside each sequence, with grouped queries (Ainslie et al., arXiv 2305.13245).
+///
+/// `queries` `[tokens, heads * head_dim]`, `keys` and `values` `[tokens, kv_heads * head_dim]`.
+#[must_use]
+pub fn attention(
+    queries: Tensor<2>,
+    keys: Tensor<2>,
+    values: Tensor<2>,
+    sequences: &Arc<Sequences>,
+    head_dim: usize,
+) -> Tensor<2> {
+    if !is_flex(&queries.device()) {
+        return plain::attention(queries, keys, values, sequences, head_dim);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::causal_attention(
+        queries.into_dispatch(),
+        keys.into_dispatch(),
+        values.into_dispatch(),
+        sequences.clone(),
+        head_dim,
+    ))
+}
+
+/// One new token a slot: writes its key and value at `lengths[slot]`, then attends to all up to it.
+///
+/// `queries` `[slots, heads * head_dim]`, `keys` and `values` `[slots, kv_heads * head_dim]`; the
+/// cache holds `capacity` positions a slot. It is written in place when nobody else holds it.
+#[must_use]
+pub fn attention_cached(
+    queries: Tensor<2>,
+    keys: Tensor<2>,
+    values: Tensor<2>,
+    cache: KeyValue,
+    lengths: &Arc<Vec<usize>>,
+    head_dim: usize,
+) -> (Tensor<2>, KeyValue) {
+    if !is_flex(&queries.device()) {
+        return plain::attention_cached(queries, keys, values, cache, lengths, head_dim);
+    }
+    let (output, keys, values) = <Dispatch as flex::Fused>::attention_cached(
+        queries.into_dispatch(),
+        keys.into_dispatch(),
+        values.into_dispatch(),
+        cache.keys.into_dispatch(),
+        cache.values.into_dispatch(),
+        lengths.clone(),
+        head_dim,
+    );
+    let cache = KeyValue { keys: Tensor::from_dispatch(keys), values: Tensor::from_dispatch(values) };
+    (Tensor::from_dispatch(output), cache)
+}
+
+/// `silu(gate) * up` (Shazeer, arXiv 2002.05202), element by element.
+#[must_use]
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    if !is_flex(&gate.device()) {
+        return plain::swiglu(gate, up);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Log-probability of `targets[i]` under `softmax(logits[i] / temperature)`: `[rows, vocab]` to `[rows]`.
+#[must_use]
+pub fn logprobs(logits: Tensor<2>, targets: &Arc<Vec<usize>>, temperature: f32) -> Tensor<1> {
+    if !is_flex(&logits.device()) {
+        return plain::logprobs(logits, targets, temperature);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::logprobs(logits.into_dispatch(), targets.clone(), temperature))
+}
+
+/// Entropy of `softmax(logits[i] / temperature)` in nats, `[rows, vocab]` to `[rows]`. Carries no gradient.
+#[must_use]
+pub fn entropy(logits: Tensor<2>, temperature: f32) -> Tensor<1> {
+    let logits = logits.without_autodiff();
+    if !is_flex(&logits.device()) {
+        return plain::entropy(logits, temperature);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::entropy(logits.into_dispatch(), temperature))
+}
+
+/// What one AdamW step needs beside the tensors (Loshchilov & Hutter, arXiv 1711.05101; names as in PyTorch).
+#[derive(Debug, Clone, Copy)]
+pub struct AdamStep {
+    pub learning_rate: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub epsilon: f32,
+    pub weight_decay: f32,
+    /// Factor on the gradient: what clipping by the global norm left of it.
+    pub gradient_scale: f32,
+    /// Counted from one.
+    pub step: i32,
+}
+
+/// One weight with its first and second moment, all of one shape.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    pub weight: Tensor<2>,
+    pub first: Tensor<2>,
+    pub second: Tensor<2>,
+}
+
+/// One AdamW update, in place where nobody else holds the tensors.
+#[must_use]
+pub fn adamw(moments: Moments, gradient: Tensor<2>, settings: AdamStep) -> Moments {
+    if !is_flex(&gradient.device()) {
+        return plain::adamw(moments, gradient, settings);
+    }
+    let (weight, first, second) = <Dispatch as flex::Fused>::adamw(
+        moments.weight.into_dispatch(),
+        moments.first.into_dispatch(),
+        moments.second.into_dispatch(),
+        gradient.into_dispatch(),
+        settings,
+    );
+    Moments {
+        weight: Tensor::from_dispatch(weight),
+        first: Tensor::from_dispatch(first),
+        second: Tensor::from_dispatch(second),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! The same operations composed of Burn's own: what runs on a device without fused kernels, and
+//! what the fused ones are checked against. Burn differentiates them.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+
+use super::{AdamStep, KeyValue, Moments, Rotary, Sequences};
+
+fn ints(values: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+    let values: Vec<i32> = values.map(|value| i32::try_from(value).expect("indices fit 31 bits")).collect();
+    let length = values.len();
+    Tensor::from_data(TensorData::new(values, [length]), device)
+}
+
+fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    x.matmul(weight.transpose())
+}
+
+pub fn rows(table: Tensor<2>, index: &[usize]) -> Tensor<2> {
+    let index = ints(index.iter().copied(), &table.device());
+    table.select(0, index)
+}
+
+pub fn rms_norm(x: Tensor<2>, weight: Tensor<2>, epsilon: f32) -> Tensor<2> {
+    let [tokens, width] = x.dims();
+    let channels = weight.dims()[1];
+    let x = x.reshape([tokens * width / channels, channels]);
+    let mean_square = x.clone().powi_scalar(2).mean_dim(1);
+    (x / (mean_square + epsilon).sqrt() * weight).reshape([tokens, width])
+}
+
+pub fn rotate(x: Tensor<2>, rotary: &Rotary, positions: &[usize]) -> Tensor<2> {
+    let [tokens, width] = x.dims();
+    let (half, heads) = (rotary.head_dim / 2, width / rotary.head_dim);
+    let table = |values: &[f32]| {
+        let picked = positions.iter().flat_map(|at| &values[at * half..(at + 1) * half]).copied().collect();
+        floats(picked, [tokens, 1, half], &x.device())
+    };
+    let (cos, sin) = (table(&rotary.cos), table(&rotary.sin));
+    let x = x.reshape([tokens, heads, rotary.head_dim]);
+    let (a, b) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
+    let turned = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
+    Tensor::cat(turned, 2).reshape([tokens, width])
+}
+
+/// Softmax of scaled scores where `allowed` is one, times the values: all `[batch, heads, ..]`.
+fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, allowed: Tensor<4>) -> Tensor<4> {
+    let [batch, heads, _, head_dim] = queries.dims();
+    let [_, kv_heads, length, _] = keys.dims();
+    let repeat = |x: Tensor<4>| {
+        x.reshape([batch, kv_heads, 1, length * head_dim])
+            .repeat_dim(2, heads / kv_heads)
+            .reshape([batch, heads, length, head_dim])
+    };
+    let scores = queries.matmul(repeat(keys).swap_dims(2, 3)) / (head_dim as f32).sqrt();
+    // -1e30 and not infinity: a row that may see nothing stays a number.
+    activation::softmax(scores + (allowed - 1.0) * 1e30, 3).matmul(repeat(values))
+}
+
+pub fn attention(
+    queries: Tensor<2>,
+    keys: Tensor<2>,
+    values: Tensor<2>,
+    sequences: &Arc<Sequences>,
+    head_dim: usize,
+) -> Tensor<2> {
+    let device = queries.device();
+    let (count, tokens) = (sequences.count(), sequences.tokens());
+    let longest = sequences.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+    // Padding repeats the sequence's first token; causality hides it from every real one.
+    let padded: Arc<Vec<usize>> = Arc::new(
+        sequences
+            .offsets
+            .windows(2)
+            .flat_map(|pair| (0..longest).map(move |at| if pair[0] + at < pair[1] { pair[0] + at } else { pair[0] }))
+            .map(|token| token.min(tokens.saturating_sub(1)))
+            .collect(),
+    );
+    let split = |x: Tensor<2>| {
+        let heads = x.dims()[1] / head_dim;
+        rows(x, &padded).reshape([count, longest, heads, head_dim]).swap_dims(1, 2)
+    };
+    let causal = (0..longest * longest).map(|at| if at % longest <= at / longest { 1.0 } else { 0.0 }).collect();
+    let width = queries.dims()[1];
+    let output = attend(split(queries), split(keys), split(values), floats(causal, [1, 1, longest, longest], &device));
+    let flat: Vec<usize> = sequences
+        .offsets
+        .windows(2)
+        .enumerate()
+        .flat_map(|(i, pair)| (0..pair[1] - pair[0]).map(move |at| i * longest + at))
+        .collect();
+    rows(output.swap_dims(1, 2).reshape([count * longest, width]), &flat)
+}
+
+pub fn attention_cached(
+    queries: Tensor<2>,
+    keys: Tensor<2>,
+    values: Tensor<2>,
+    cache: KeyValue,
+    lengths: &[usize],
+    head_dim: usize,
+) -> (Tensor<2>, KeyValue) {
+    let device = queries.device();
+    let [slots, width] = queries.dims();
+    let kv_width = keys.dims()[1];
+    let capacity = cache.keys.dims()[0] / slots;
+    let at = |test: fn(usize, usize) -> bool| -> Vec<f32> {
+        let one = |slot: usize, position| if test(position, lengths[slot]) { 1.0 } else { 0.0 };
+        (0..slots * capacity).map(|i| one(i / capacity, i % capacity)).collect()
+    };
+    let here: Tensor<3> = floats(at(|position, length| position == length), [slots, capacity, 1], &device);
+    let write = |old: Tensor<2>, new: Tensor<2>| {
+        let old = old.reshape([slots, capacity, kv_width]);
+        let new = new.reshape([slots, 1, kv_width]);
+        (old * (here.clone() * -1.0 + 1.0) + new * here.clone()).reshape([slots * capacity, kv_width])
+    };
+    let cache = KeyValue { keys: write(cache.keys, keys), values: write(cache.values, values) };
+    let split = |x: Tensor<2>, length: usize| {
+        let heads = x.dims()[1] / head_dim;
+        x.reshape([slots, length, heads, head_dim]).swap_dims(1, 2)
+    };
+    let seen = floats(at(|position, length| position <= length), [slots, 1, 1, capacity], &device);
+    let output =
+        attend(split(queries, 1), split(cache.keys.clone(), capacity), split(cache.values.clone(), capacity), seen);
+    (output.reshape([slots, width]), cache)
+}
+
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    activation::silu(gate) * up
+}
+
+pub fn logprobs(logits: Tensor<2>, targets: &[usize], temperature: f32) -> Tensor<1> {
+    let device = logits.device();
+    let count = targets.len();
+    let index = ints(targets.iter().copied(), &device).reshape([count, 1]);
+    activation::log_softmax(logits / temperature, 1).gather(1, index).reshape([count])
+}
+
+pub fn entropy(logits: Tensor<2>, temperature: f32) -> Tensor<1> {
+    let count = logits.dims()[0];
+    let logprobs = activation::log_softmax(logits / temperature, 1);
+    (logprobs.clone().exp() * logprobs).sum_dim(1).reshape([count]) * -1.0
+}
+
+pub fn adamw(moments: Moments, gradient: Tensor<2>, settings: AdamStep) -> Moments {
+    let AdamStep { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step } = settings;
+    let gradient = gradient * gradient_scale;
+    let first = moments.first * beta1 + gradient.clone() * (1.0 - beta1);
+    let second = moments.second * beta2 + gradient.powi_scalar(2) * (1.0 - beta2);
+    let rate = learning_rate / (1.0 - beta1.powi(step));
+    let denominator = second.clone().sqrt() / (1.0 - beta2.powi(step)).sqrt() + epsilon;
+    let weight = moments.weight * (1.0 - learning_rate * weight_decay) - first.clone() / denominator * rate;
+    Moments { weight, first, second }
+}

@@ -1,0 +1,212 @@
+//! Every fused operation against the same one made of plain tensor operations: values and gradients.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::*;
+use crate::random::Stream;
+
+/// Numbers that exercise every branch and no pattern: standard normal, by name.
+fn normal(name: u64, shape: [usize; 2]) -> Tensor<2> {
+    let mut stream = Stream::new(&[name]);
+    let values: Vec<f32> = (0..shape[0] * shape[1]).map(|_| stream.normal()).collect();
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().expect("these are f32")
+}
+
+fn assert_close(left: &[f32], right: &[f32], what: &str) {
+    assert_eq!(left.len(), right.len(), "{what}");
+    let scale = right.iter().fold(1e-3_f32, |most, value| most.max(value.abs()));
+    for (i, (left, right)) in left.iter().zip(right).enumerate() {
+        assert!((left - right).abs() <= 2e-5 * scale, "{what}[{i}]: fused {left}, plain {right}");
+    }
+}
+
+/// Value and gradients of a function for the inputs, weighted so that no symmetry hides a mistake.
+fn run(inputs: &[Tensor<2>], function: &dyn Fn(&[Tensor<2>]) -> Tensor<2>) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let tracked: Vec<Tensor<2>> = inputs.iter().map(|input| input.clone().autodiff().require_grad()).collect();
+    let output = function(&tracked);
+    let weights = normal(99, output.dims()).autodiff();
+    let gradients = (output.clone() * weights).sum().backward();
+    let gradients =
+        tracked.iter().map(|input| values(input.grad(&gradients).expect("every input is tracked"))).collect();
+    (values(output.without_autodiff()), gradients)
+}
+
+fn assert_equal(
+    name: &str,
+    inputs: &[Tensor<2>],
+    fused: &dyn Fn(&[Tensor<2>]) -> Tensor<2>,
+    plain: &dyn Fn(&[Tensor<2>]) -> Tensor<2>,
+) {
+    let (fused_value, fused_gradients) = run(inputs, fused);
+    let (plain_value, plain_gradients) = run(inputs, plain);
+    assert_close(&fused_value, &plain_value, name);
+    for (i, (fused, plain)) in fused_gradients.iter().zip(&plain_gradients).enumerate() {
+        assert_close(fused, plain, &format!("gradient {i} of {name}"));
+    }
+    assert_eq!(run(inputs, fused), (fused_value, fused_gradients), "{name} is not deterministic");
+}
+
+#[test]
+fn linear_equals_its_plain_form() {
+    for tokens in [1, 3, 70] {
+        let inputs = [normal(1, [tokens, 24]), normal(2, [40, 24])];
+        assert_equal(
+            "linear",
+            &inputs,
+            &|x| linear(x[0].clone(), x[1].clone()),
+            &|x| plain::linear(x[0].clone(), x[1].clone()),
+        );
+    }
+}
+
+#[test]
+fn a_token_of_linear_does_not_depend_on_the_batch() {
+    let (x, weight) = (normal(1, [300, 172]), normal(2, [64, 172]));
+    let all = values(linear(x.clone(), weight.clone()));
+    for tokens in [1, 2, 5, 64, 65, 200] {
+        let some = values(linear(x.clone().narrow(0, 0, tokens), weight.clone()));
+        assert_eq!(some, all[..tokens * 64], "{tokens} tokens");
+    }
+}
+
+#[test]
+fn rows_equal_their_plain_form() {
+    let index = Arc::new(vec![3, 0, 3, 6, 1]);
+    assert_equal("rows", &[normal(1, [7, 9])], &|x| rows(x[0].clone(), &index), &|x| {
+        plain::rows(x[0].clone(), &index)
+    });
+}
+
+#[test]
+fn rms_norm_equals_its_plain_form() {
+    for (width, channels) in [(48, 48), (48, 16)] {
+        let inputs = [normal(1, [300, width]), normal(2, [1, channels])];
+        assert_equal(
+            "rms_norm",
+            &inputs,
+            &|x| rms_norm(x[0].clone(), x[1].clone(), 1e-5),
+            &|x| plain::rms_norm(x[0].clone(), x[1].clone(), 1e-5),
+        );
+    }
+}
+
+#[test]
+fn rotate_equals_its_plain_form() {
+    let rotary = Rotary::new(8, 10_000.0, 32);
+    let positions = Arc::new((0..150).map(|i| i * 7 % 32).collect::<Vec<_>>());
+    let inputs = [normal(1, [150, 24])];
+    assert_equal("rotate", &inputs, &|x| rotate(x[0].clone(), &rotary, &positions), &|x| {
+        plain::rotate(x[0].clone(), &rotary, &positions)
+    });
+}
+
+#[test]
+fn attention_equals_its_plain_form() {
+    let sequences = Sequences::of_lengths(&[5, 1, 130, 64]);
+    let inputs = [normal(1, [200, 32]), normal(2, [200, 16]), normal(3, [200, 16])];
+    let each = |x: &[Tensor<2>]| (x[0].clone(), x[1].clone(), x[2].clone());
+    assert_equal(
+        "attention",
+        &inputs,
+        &|x| {
+            let (queries, keys, values) = each(x);
+            attention(queries, keys, values, &sequences, 8)
+        },
+        &|x| {
+            let (queries, keys, values) = each(x);
+            plain::attention(queries, keys, values, &sequences, 8)
+        },
+    );
+}
+
+#[test]
+fn attention_of_two_tokens_is_what_paper_and_pencil_give() {
+    // One head of one channel: scores q2*k1 = 0 and q2*k2 = ln 3, so the weights are 1/4 and 3/4.
+    let column = |values: [f32; 2]| Tensor::from_data([[values[0]], [values[1]]], &Device::flex());
+    let output = attention(
+        column([1.0, 1.0]),
+        column([0.0, 3.0_f32.ln()]),
+        column([4.0, 8.0]),
+        &Sequences::of_lengths(&[2]),
+        1,
+    );
+    assert_close(&values(output), &[4.0, 7.0], "attention");
+}
+
+#[test]
+fn cached_attention_equals_its_plain_form_and_fills_the_cache() {
+    let lengths = Arc::new(vec![0, 3, 6]);
+    let cache = || KeyValue { keys: normal(4, [24, 16]), values: normal(5, [24, 16]) };
+    let inputs = || (normal(1, [3, 32]), normal(2, [3, 16]), normal(3, [3, 16]));
+    let (queries, keys, values_) = inputs();
+    let (fused, fused_cache) = attention_cached(queries, keys, values_, cache(), &lengths, 8);
+    let (queries, keys, values_) = inputs();
+    let (plain, plain_cache) = plain::attention_cached(queries, keys, values_, cache(), &lengths, 8);
+    assert_close(&values(fused), &values(plain), "attention_cached");
+    assert_eq!(values(fused_cache.keys), values(plain_cache.keys));
+    assert_eq!(values(fused_cache.values), values(plain_cache.values));
+}
+
+#[test]
+fn swiglu_equals_its_plain_form() {
+    let inputs = [normal(1, [40, 600]), normal(2, [40, 600])];
+    assert_equal(
+        "swiglu",
+        &inputs,
+        &|x| swiglu(x[0].clone(), x[1].clone()),
+        &|x| plain::swiglu(x[0].clone(), x[1].clone()),
+    );
+}
+
+#[test]
+fn logprobs_equal_their_plain_form() {
+    let targets = Arc::new((0..200).map(|i| i * 13 % 67).collect::<Vec<_>>());
+    let as_column = |x: Tensor<1>| {
+        let [length] = x.dims();
+        x.reshape([length, 1])
+    };
+    assert_equal(
+        "logprobs",
+        &[normal(1, [200, 67]) * 3.0],
+        &|x| as_column(logprobs(x[0].clone(), &targets, 0.7)),
+        &|x| as_column(plain::logprobs(x[0].clone(), &targets, 0.7)),
+    );
+}
+
+#[test]
+fn entropy_equals_its_plain_form_and_is_ln_2_for_a_fair_coin() {
+    let logits = normal(1, [50, 67]) * 3.0;
+    assert_close(&values(entropy(logits.clone(), 0.7)), &values(plain::entropy(logits, 0.7)), "entropy");
+    let coin = Tensor::from_data([[1.5, 1.5]], &Device::flex());
+    assert_close(&values(entropy(coin, 1.0)), &[2.0_f32.ln()], "a coin");
+}
+
+#[test]
+fn adamw_equals_its_plain_form_and_its_first_step_is_the_learning_rate() {
+    let settings = AdamStep {
+        learning_rate: 0.1,
+        beta1: 0.9,
+        beta2: 0.99,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        gradient_scale: 0.5,
+        step: 1,
+    };
+    let state = || Moments { weight: normal(1, [5, 9]), first: normal(2, [5, 9]), second: normal(3, [5, 9]).abs() };
+    let (fused, plain) =
+        (adamw(state(), normal(4, [5, 9]), settings), plain::adamw(state(), normal(4, [5, 9]), settings));
+    assert_close(&values(fused.weight), &values(plain.weight), "weight");
+    assert_close(&values(fused.first), &values(plain.first), "first moment");
+    assert_close(&values(fused.second), &values(plain.second), "second moment");
+
+    // From zero moments the corrected ratio is the gradient's sign: w = 2 * (1 - 0.1 * 0.01) - 0.1.
+    let one = |value: f32| Tensor::from_data([[value]], &Device::flex());
+    let state = Moments { weight: one(2.0), first: one(0.0), second: one(0.0) };
+    assert_close(&values(adamw(state, one(3.0), settings).weight), &[1.898], "one step by hand");
+}
