@@ -101,31 +101,32 @@ pub struct Label {
     pub text: String,
 }
 
-/// Something the user wrote.
+/// Something the user wrote: a file, or the words `--set path=value` of the command line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Text {
-    File {
-        /// As the user would type it.
-        path: String,
-        body: String,
-    },
-    /// The words `--set path=value` of the command line.
-    Override(String),
+pub struct Text {
+    /// As the user would type it; none for the command line.
+    path: Option<String>,
+    body: String,
+    /// Where each line begins, in bytes: places are asked for by the thousand.
+    lines: Vec<usize>,
 }
 
 impl Text {
+    pub(crate) fn file(path: String, body: String) -> Self {
+        let lines = std::iter::once(0).chain(body.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { path: Some(path), body, lines }
+    }
+
+    pub(crate) fn command_line(words: String) -> Self {
+        Self { path: None, body: words, lines: vec![0] }
+    }
+
     pub(crate) fn body(&self) -> &str {
-        match self {
-            Text::File { body, .. } => body,
-            Text::Override(words) => words,
-        }
+        &self.body
     }
 
     fn title(&self) -> &str {
-        match self {
-            Text::File { path, .. } => path,
-            Text::Override(_) => "command line",
-        }
+        self.path.as_deref().unwrap_or("command line")
     }
 }
 
@@ -148,18 +149,12 @@ impl Span {
 
     #[must_use]
     pub fn place(&self) -> Place {
-        match &*self.text {
-            Text::Override(words) => Place { file: words.clone(), line: 0, column: 0 },
-            Text::File { path, body } => {
-                let before = &body[..self.range.start];
-                let start_of_line = before.rfind('\n').map_or(0, |at| at + 1);
-                Place {
-                    file: path.clone(),
-                    line: before.matches('\n').count() + 1,
-                    column: before[start_of_line..].chars().count() + 1,
-                }
-            }
-        }
+        let Some(path) = &self.text.path else {
+            return Place { file: self.text.body.clone(), line: 0, column: 0 };
+        };
+        let line = self.text.lines.partition_point(|start| *start <= self.range.start);
+        let before = &self.text.body[self.text.lines[line - 1]..self.range.start];
+        Place { file: path.clone(), line, column: before.chars().count() + 1 }
     }
 
     /// A caret under a whole block of lines says less than one under its beginning.

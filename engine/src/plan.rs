@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     code,
     diagnostic::{self, Diagnostic, Place},
-    registry::{Expand, Registry, Work},
+    registry::{Expand, Registered, Registry, Work},
     spec::{NodeSpec, Spec, tree::Tree},
     suggestion,
 };
@@ -42,8 +42,9 @@ impl Plan {
     pub fn resolve(spec: &Spec, registry: &Registry) -> Result<Self, Vec<Diagnostic>> {
         let mut mistakes = spec.mistakes.clone();
         let order = order::check(spec, &mut mistakes);
-        let mut nodes: Vec<Option<Node>> =
-            spec.nodes.iter().map(|node| resolve(spec, node, registry, &mut mistakes)).collect();
+        let names = spec.nodes.iter().map(|node| (node.key.name.as_str(), node)).collect();
+        let world = World { spec, registry, names };
+        let mut nodes: Vec<Option<Node>> = spec.nodes.iter().map(|node| world.resolve(node, &mut mistakes)).collect();
         if !mistakes.is_empty() {
             return Err(diagnostic::sorted(mistakes));
         }
@@ -64,31 +65,45 @@ impl Plan {
     }
 }
 
-fn resolve(spec: &Spec, node: &NodeSpec, registry: &Registry, mistakes: &mut Vec<Diagnostic>) -> Option<Node> {
-    let stage = node.stage.as_ref().and_then(|(name, _)| registry.get(name));
-    inputs::names(spec, node, stage.map(|stage| &stage.info), mistakes);
-    let (name, written) = node.stage.as_ref()?;
-    let Some(stage) = stage else {
-        let hint = suggestion::hint(name, registry.stages().map(|stage| stage.name), "the stages are");
-        mistakes.push(written.mistake(code::UNKNOWN_STAGE, format!("unknown stage `{name}`")).hint(hint));
-        return None;
-    };
-    let inputs = inputs::resolve(spec, node, registry, stage, mistakes);
-    let parameters = parameters::resolve(spec, node, registry, stage, mistakes)?;
-    Some(Node {
-        name: node.key.name.clone(),
-        stage: stage.info.name,
-        version: stage.info.version,
-        output: stage.info.output,
-        with: parameters.with,
-        settings: parameters.settings,
-        seed: node.seed.unwrap_or(spec.seed),
-        inputs,
-        sources: parameters.sources,
-        place: node.key.span.place(),
-        places: places(node),
-        work: parameters.work,
-    })
+/// What a node is held against.
+struct World<'a> {
+    spec: &'a Spec,
+    registry: &'a Registry,
+    names: BTreeMap<&'a str, &'a NodeSpec>,
+}
+
+impl World<'_> {
+    /// None where there is a mistake.
+    fn resolve(&self, node: &NodeSpec, mistakes: &mut Vec<Diagnostic>) -> Option<Node> {
+        let stage = self.stage(node);
+        inputs::names(self, node, stage.map(|stage| &stage.info), mistakes);
+        let (name, written) = node.stage.as_ref()?;
+        let Some(stage) = stage else {
+            let hint = suggestion::hint(name, self.registry.stages().map(|stage| stage.name), "the stages are");
+            mistakes.push(written.mistake(code::UNKNOWN_STAGE, format!("unknown stage `{name}`")).hint(hint));
+            return None;
+        };
+        let inputs = inputs::resolve(self, node, &stage.info, mistakes);
+        let parameters = parameters::resolve(self, node, stage, mistakes)?;
+        Some(Node {
+            name: node.key.name.clone(),
+            stage: stage.info.name,
+            version: stage.info.version,
+            output: stage.info.output,
+            with: parameters.with,
+            settings: parameters.settings,
+            seed: node.seed.unwrap_or(self.spec.seed),
+            inputs,
+            sources: parameters.sources,
+            place: node.key.span.place(),
+            places: places(node),
+            work: parameters.work,
+        })
+    }
+
+    fn stage(&self, node: &NodeSpec) -> Option<&Registered> {
+        node.stage.as_ref().and_then(|(name, _)| self.registry.get(name))
+    }
 }
 
 /// Where each value of a node is written, by its path.

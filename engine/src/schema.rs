@@ -87,22 +87,23 @@ fn variant(block: &Value) -> ParameterInfo {
     }
 }
 
-/// A single-precision number is told with the digits it was written with: 0.1, not 0.10000000149.
 fn default(schema: &Value) -> Value {
-    fn shorten(value: &mut Value, is_single: bool) {
-        match value {
-            Value::Number(number) if is_single && number.is_f64() => {
-                let single = number.as_f64().expect("just asked") as f32;
-                *value = json!(single.to_string().parse::<f64>().expect("a number prints as one"));
-            }
-            Value::Array(items) => items.iter_mut().for_each(|item| shorten(item, is_single)),
-            _ => (),
-        }
-    }
     let mut value = schema.get("default").cloned().unwrap_or(Value::Null);
-    let is_single = [schema, &schema["items"]].into_iter().any(|schema| schema["format"] == "float");
-    shorten(&mut value, is_single);
+    shorten(&mut value, schema);
     value
+}
+
+/// A single-precision number is told with the digits it was written with: 0.1, not 0.10000000149.
+fn shorten(value: &mut Value, schema: &Value) {
+    match value {
+        Value::Number(number) if schema["format"] == "float" => {
+            let single = number.as_f64().unwrap_or_default() as f32;
+            *value = json!(single.to_string().parse::<f64>().expect("a number prints as one"));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| shorten(item, &schema["items"])),
+        Value::Object(map) => map.iter_mut().for_each(|(name, item)| shorten(item, &schema["properties"][name])),
+        _ => (),
+    }
 }
 
 fn kind(schema: &Value) -> String {
@@ -139,9 +140,13 @@ fn word(schema: &Value, name: &str) -> String {
 
 /// The bounds of a number, in words.
 fn range(schema: &Value) -> String {
-    let one = alternatives(schema).into_iter().find(|one| one.get("minimum").or(one.get("maximum")).is_some());
-    let Some(one) = one else { return String::new() };
-    match (one.get("minimum"), one.get("maximum")) {
+    let bounds = |one: &Value| (one["minimum"].as_f64(), one["maximum"].as_f64());
+    alternatives(schema).into_iter().map(bounds).map(within).find(|words| !words.is_empty()).unwrap_or_default()
+}
+
+fn within(bounds: (Option<f64>, Option<f64>)) -> String {
+    match bounds {
+        (Some(low), Some(high)) if low == high => low.to_string(),
         (Some(low), Some(high)) => format!("from {low} to {high}"),
         (Some(low), None) => format!("at least {low}"),
         (None, Some(high)) => format!("at most {high}"),

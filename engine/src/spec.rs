@@ -80,7 +80,7 @@ impl Spec {
     pub fn parse(sources: Sources) -> Result<Self, Vec<Diagnostic>> {
         let Sources { root, file, text, overrides } = sources;
         let body = text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text);
-        let text = Arc::new(Text::File { path: file.display().to_string(), body });
+        let text = Arc::new(Text::file(file.display().to_string(), body));
         let mut mistakes = Vec::new();
         let mut tree = yaml::read(&text, 0, &mut mistakes).map_err(|mistake| vec![mistake])?;
         if matches!(tree.shape, Shape::Null) {
@@ -141,7 +141,7 @@ impl Spec {
             Some((other, _)) => self.wrong(other, "`nodes`", "a block of nodes"),
             None if !is_missing(tree, "nodes", &TOP_KEYS) => (),
             None => self.mistakes.push(
-                Diagnostic::new(code::MISSING_KEY, "the pipeline has no `nodes`", &tree.span.start())
+                Diagnostic::new(code::MISSING_KEY, "the pipeline has no `nodes`", &Span::new(&tree.span.text, 0..0))
                     .hint("write `nodes:` and below it `NAME: { stage: STAGE }`".to_owned()),
             ),
         }
@@ -249,18 +249,7 @@ fn is_missing(tree: &Tree, key: &str, keys: &[&str]) -> bool {
 /// Replaces the expressions of everything but the free keys. Returns the variables in use.
 fn substitute(tree: &mut Tree, mistakes: &mut Vec<Diagnostic>) -> BTreeSet<String> {
     let vars = tree.get("vars").cloned().unwrap_or_else(|| Tree::block(&tree.span));
-    let mut used = BTreeSet::new();
-    if let Shape::Block(entries) = &mut tree.shape {
-        for (_, value) in entries.iter_mut().filter(|(key, _)| !key.name.starts_with("x-")) {
-            used.extend(vars::substitute(value, &vars, mistakes));
-        }
-    }
-    used
-}
-
-impl Span {
-    /// The place where it begins.
-    fn start(&self) -> Span {
-        Span::new(&self.text, self.range.start..self.range.start)
-    }
+    let Shape::Block(entries) = &mut tree.shape else { return BTreeSet::new() };
+    let values = entries.iter_mut().filter(|(key, _)| !key.name.starts_with("x-")).map(|(_, value)| value);
+    vars::substitute(values, &vars, mistakes)
 }

@@ -3,28 +3,26 @@
 
 use crate::{
     code,
-    plan::NodeInput,
-    registry::{Registered, Registry, StageInfo},
+    diagnostic::Diagnostic,
+    plan::{NodeInput, World},
+    registry::StageInfo,
     spec::{
-        InputSpec, NODE_KEYS, NodeSpec, Spec,
+        InputSpec, NODE_KEYS, NodeSpec,
         tree::{Shape, Tree},
     },
     stage::{Arity, Input},
     suggestion,
 };
 
-use super::Diagnostic;
-
 /// The inputs that are right, in the order in which the stage declares them.
 pub(super) fn resolve(
-    spec: &Spec,
+    world: &World,
     node: &NodeSpec,
-    registry: &Registry,
-    stage: &Registered,
+    stage: &StageInfo,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Vec<NodeInput> {
-    let name = stage.info.name;
-    let inputs = stage.info.inputs;
+    let name = stage.name;
+    let inputs = stage.inputs;
     for written in node.inputs() {
         if !inputs.iter().any(|input| input.name == written.key.name) {
             let message = format!("unknown input `{}` of stage `{name}`", written.key.name);
@@ -40,7 +38,7 @@ pub(super) fn resolve(
             Some(written) => {
                 arity(node, input, written, mistakes);
                 for (other, place) in &written.nodes {
-                    kind(spec, registry, (node, input), other, place, mistakes);
+                    kind(world, (node, input), other, place, mistakes);
                 }
                 let nodes = written.nodes.iter().map(|(name, _)| name.clone()).collect();
                 resolved.push(NodeInput { name: input.name.into(), nodes, named: input.arity == Arity::Named });
@@ -57,10 +55,10 @@ pub(super) fn resolve(
 }
 
 /// Keys that nodes do not have, and inputs that name no node: mistakes whatever the stage is.
-pub(super) fn names(spec: &Spec, node: &NodeSpec, stage: Option<&StageInfo>, mistakes: &mut Vec<Diagnostic>) {
+pub(super) fn names(world: &World, node: &NodeSpec, stage: Option<&StageInfo>, mistakes: &mut Vec<Diagnostic>) {
     for (name, place) in node.inputs().iter().flat_map(|input| &input.nodes) {
-        if !spec.nodes.iter().any(|other| other.key.name == *name) {
-            let known = spec.nodes.iter().map(|other| other.key.name.as_str());
+        if !world.names.contains_key(name.as_str()) {
+            let known = world.spec.nodes.iter().map(|other| other.key.name.as_str());
             let hint = suggestion::hint(name, known.filter(|known| *known != node.key.name), "the other nodes are");
             mistakes.push(place.mistake(code::UNKNOWN_NODE, format!("no node `{name}`")).hint(hint));
         }
@@ -103,29 +101,18 @@ fn arity(node: &NodeSpec, input: &Input, written: &InputSpec, mistakes: &mut Vec
     mistakes.push(written.value.mistake(code::WRONG_ARITY, message));
 }
 
-fn kind(
-    spec: &Spec,
-    registry: &Registry,
-    (node, input): (&NodeSpec, &Input),
-    name: &str,
-    place: &Tree,
-    mistakes: &mut Vec<Diagnostic>,
-) {
+fn kind(world: &World, (node, input): (&NodeSpec, &Input), name: &str, place: &Tree, mistakes: &mut Vec<Diagnostic>) {
     // That a node or its stage does not exist is told elsewhere.
-    let Some(other) = spec.nodes.iter().find(|other| other.key.name == name) else { return };
-    let Some(made) = other.stage.as_ref().and_then(|(stage, _)| registry.get(stage)) else { return };
+    let Some(other) = world.names.get(name) else { return };
+    let Some(made) = world.stage(other) else { return };
     if input.kinds.contains(&made.info.output) {
         return;
     }
-    let makers: Vec<&str> = spec
-        .nodes
-        .iter()
-        .filter(|other| {
-            let stage = other.stage.as_ref().and_then(|(stage, _)| registry.get(stage));
-            other.key.name != node.key.name && stage.is_some_and(|stage| input.kinds.contains(&stage.info.output))
-        })
-        .map(|other| other.key.name.as_str())
-        .collect();
+    let makes_it = |other: &&NodeSpec| {
+        let made = world.stage(other).is_some_and(|stage| input.kinds.contains(&stage.info.output));
+        made && other.key.name != node.key.name
+    };
+    let makers: Vec<&str> = world.spec.nodes.iter().filter(makes_it).map(|other| other.key.name.as_str()).collect();
     let hint = (!makers.is_empty()).then(|| format!("{} is made by {}", kinds(input), suggestion::list(makers)));
     let message = format!("input `{}` takes {}, but `{name}` makes `{}`", input.name, kinds(input), made.info.output);
     mistakes.push(

@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::{
     code,
     diagnostic::Diagnostic,
-    plan::NodeSource,
-    registry::{Registered, Registry, StageInfo, Unfit, Work},
+    plan::{NodeSource, World},
+    registry::{Registered, StageInfo, Unfit, Work},
     schema::{self, Subject},
-    spec::{NodeSpec, Spec, tree::Tree},
+    spec::{NodeSpec, tree::Tree},
     stage::Problem,
     suggestion,
 };
@@ -25,9 +25,8 @@ pub(super) struct Parameters {
 
 /// None where there is a mistake.
 pub(super) fn resolve(
-    spec: &Spec,
+    world: &World,
     node: &NodeSpec,
-    registry: &Registry,
     stage: &Registered,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Option<Parameters> {
@@ -40,6 +39,7 @@ pub(super) fn resolve(
     }
     mistakes.extend(found);
     if mistakes.len() > before || node.with.is_mistaken() || node.run.is_mistaken() {
+        sources(world, node, stage, &node.with, mistakes);
         return None;
     }
     let prepared = match (stage.prepare)(node.with.to_value(), node.run.to_value()) {
@@ -55,17 +55,28 @@ pub(super) fn resolve(
         }
     };
     mistakes.extend(prepared.problems.iter().map(|problem| refused(problem, node, &prepared.with)));
-    let sources: Vec<NodeSource> = schema::sources(&stage.parameters, &prepared.with, &node.key.span)
-        .into_iter()
+    let with = Tree::from_value(&prepared.with, &node.key.span);
+    let sources = sources(world, node, stage, &with, mistakes);
+    Some(Parameters { with: prepared.with, settings: prepared.settings, sources, work: prepared.work })
+}
+
+/// The files that the parameters name, and what keeps them from being read.
+fn sources(
+    world: &World,
+    node: &NodeSpec,
+    stage: &Registered,
+    with: &Tree,
+    mistakes: &mut Vec<Diagnostic>,
+) -> Vec<NodeSource> {
+    let found = schema::sources(&stage.parameters, with).into_iter();
+    let sources: Vec<NodeSource> = found
         .map(|(parameter, path)| {
-            let expand = registry.expansion(Path::new(&path));
+            let expand = world.registry.expansion(Path::new(&path));
             NodeSource { parameter, path: path.into(), expand }
         })
         .collect();
-    for source in &sources {
-        mistakes.extend(unreadable(source, node, &spec.root));
-    }
-    Some(Parameters { with: prepared.with, settings: prepared.settings, sources, work: prepared.work })
+    mistakes.extend(sources.iter().filter_map(|source| unreadable(source, node, &world.spec.root)));
+    sources
 }
 
 /// A parameter among the settings, or a setting among the parameters, is in the wrong block.

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{alternatives, choices, is_choice, is_source, properties, required, types};
+use super::{alternatives, choices, is_choice, is_source, properties, required, types, within};
 use crate::{
     code,
     diagnostic::{Diagnostic, Span},
@@ -28,23 +28,23 @@ pub(crate) fn check(schema: &Value, tree: &Tree, subject: Subject) -> Vec<Diagno
     check.mistakes
 }
 
-/// The paths of all sources in `value`, dots between, with what they hold.
-pub(crate) fn sources(schema: &Value, value: &Value, span: &Span) -> Vec<(String, String)> {
+/// The paths of all sources in `tree`, dots between, with what they hold.
+pub(crate) fn sources(schema: &Value, tree: &Tree) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let subject = Subject { stage: "", noun: "", owner: span };
-    collect(schema, schema, &Tree::from_value(value, span), "", subject, &mut found);
+    collect(schema, schema, tree, "", &mut found);
     found
 }
 
-fn collect(root: &Value, schema: &Value, tree: &Tree, path: &str, subject: Subject, found: &mut Vec<(String, String)>) {
+fn collect(root: &Value, schema: &Value, tree: &Tree, path: &str, found: &mut Vec<(String, String)>) {
+    let options: Vec<&Value> = alternatives(follow(root, schema)).into_iter().map(|one| follow(root, one)).collect();
+    let subject = Subject { stage: "", noun: "", owner: &tree.span };
     // A value belongs to every alternative that it fits: a source must not be overlooked.
-    for one in alternatives(follow(root, schema)) {
-        let one = follow(root, one);
+    let fits = |one: &Value| {
         let mut check = Check { root, subject, mistakes: Vec::new() };
         check.value(one, tree, path, subject.owner);
-        if !check.mistakes.is_empty() {
-            continue;
-        }
+        check.mistakes.is_empty()
+    };
+    for one in options.iter().copied().filter(|one| options.len() == 1 || fits(one)) {
         match &tree.shape {
             Shape::Text(text) if is_source(one) => {
                 let source = (path.to_owned(), text.clone());
@@ -55,13 +55,13 @@ fn collect(root: &Value, schema: &Value, tree: &Tree, path: &str, subject: Subje
             Shape::List(items) => {
                 for (at, item) in items.iter().enumerate() {
                     let schema = one["prefixItems"].get(at).unwrap_or(&one["items"]);
-                    collect(root, schema, item, &below(path, &at.to_string()), subject, found);
+                    collect(root, schema, item, &below(path, &at.to_string()), found);
                 }
             }
             Shape::Block(entries) => {
                 for (key, value) in entries {
                     let schema = one["properties"].get(&key.name).unwrap_or(&one["additionalProperties"]);
-                    collect(root, schema, value, &below(path, &key.name), subject, found);
+                    collect(root, schema, value, &below(path, &key.name), found);
                 }
             }
             Shape::Text(_) | Shape::Null | Shape::Bool(_) | Shape::Number(_) | Shape::Mistaken => (),
@@ -236,12 +236,7 @@ impl Check<'_> {
         if low.is_none_or(|low| *value >= low) && high.is_none_or(|high| *value <= high) {
             return;
         }
-        let wanted = match (low, high) {
-            (Some(low), Some(high)) if low == high => format!("{low}"),
-            (Some(low), Some(high)) => format!("from {low} to {high}"),
-            (Some(low), None) => format!("at least {low}"),
-            (None, high) => format!("at most {}", high.unwrap_or_default()),
-        };
+        let wanted = within((low, high));
         let verb = if unit.is_empty() { "be" } else { "have" };
         let message = format!("{} `{path}` must {verb} {wanted}{unit}, found {found}", self.subject.noun);
         self.mistakes.push(tree.mistake(code::OUT_OF_RANGE, message));
@@ -330,6 +325,9 @@ fn noun(schema: &Value, name: &str) -> String {
 
 /// The value as it was probably meant, in the form that the schema takes.
 fn rewritten(schema: &Value, tree: &Tree) -> Option<String> {
+    if is_choice(schema) {
+        return None;
+    }
     types(schema).find_map(|name| match (&tree.shape, name) {
         (Shape::Number(_) | Shape::Bool(_), "string") => Some(format!("\"{}\"", tree.span.written())),
         (Shape::Text(text), "boolean") => match text.to_lowercase().as_str() {

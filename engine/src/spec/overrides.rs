@@ -19,7 +19,7 @@ pub(crate) fn apply(tree: &mut Tree, overrides: &[String], mistakes: &mut Vec<Di
     let mut added = BTreeMap::new();
     for words in overrides {
         let words = format!("--set {words}");
-        let text = Arc::new(Text::Override(words.clone()));
+        let text = Arc::new(Text::command_line(words.clone()));
         let start = "--set ".len();
         let Some(equals) = words.find('=') else {
             let span = Span::new(&text, start..words.len());

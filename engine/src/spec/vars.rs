@@ -19,10 +19,16 @@ const MAX_DEPTH: usize = 16;
 /// All that substitution may write, in values and bytes: variables must not become a bomb.
 const MAX_WRITTEN: usize = 1_000_000;
 
-/// Replaces every expression below `tree` by what it stands for. Returns the variables in use.
-pub(crate) fn substitute(tree: &mut Tree, vars: &Tree, mistakes: &mut Vec<Diagnostic>) -> BTreeSet<String> {
+/// Replaces every expression in `trees` by what it stands for. Returns the variables in use.
+pub(crate) fn substitute<'a>(
+    trees: impl Iterator<Item = &'a mut Tree>,
+    vars: &Tree,
+    mistakes: &mut Vec<Diagnostic>,
+) -> BTreeSet<String> {
     let mut substitution = Substitution { vars, used: BTreeSet::new(), written: 0, mistakes };
-    substitution.walk(tree, &mut Vec::new());
+    for tree in trees {
+        substitution.walk(tree, &mut Vec::new());
+    }
     substitution.used
 }
 
@@ -75,9 +81,8 @@ impl Substitution<'_> {
             let expression = &rest[at + OPEN.len()..at + end];
             match self.value(expression, tree, inside) {
                 Some(value) => {
-                    self.append(&mut out, &value, expression.trim(), tree);
+                    is_mistaken |= !self.append(&mut out, &value, expression.trim(), tree);
                     tree.notes.push(Label { span: value.span, text: SET_HERE.into() });
-                    is_mistaken |= matches!(value.shape, Shape::Mistaken);
                 }
                 None => is_mistaken = true,
             }
@@ -90,17 +95,20 @@ impl Substitution<'_> {
         tree.shape = if is_mistaken { Shape::Mistaken } else { Shape::Text(out) };
     }
 
-    fn append(&mut self, out: &mut String, value: &Tree, expression: &str, tree: &Tree) {
+    /// Adds a value to a text. False where it cannot be part of one.
+    fn append(&mut self, out: &mut String, value: &Tree, expression: &str, tree: &Tree) -> bool {
         match &value.shape {
             Shape::Text(text) => out.push_str(text),
             Shape::Number(number) => out.push_str(&number.to_string()),
             Shape::Bool(value) => out.push_str(&value.to_string()),
-            Shape::Mistaken => (),
+            Shape::Mistaken => return false,
             Shape::Null | Shape::List(_) | Shape::Block(_) => {
                 let message = format!("`{expression}` is {} and cannot be part of a text", value.described());
                 self.mistakes.push(tree.mistake(code::BAD_EXPRESSION, message).also(&value.span, SET_HERE));
+                return false;
             }
         }
+        true
     }
 
     /// The value that an expression stands for, its own expressions replaced.
@@ -135,14 +143,17 @@ impl Substitution<'_> {
                 None => {
                     let known = found.entries().iter().map(|(key, _)| key.name.as_str());
                     let owner = steps[..depth].join(".");
-                    let hint = suggestion::nearest(step, known).map(|name| format!("did you mean `{owner}.{name}`?"));
+                    let hint = match suggestion::nearest(step, known.clone()) {
+                        Some(name) => Some(format!("did you mean `{owner}.{name}`?")),
+                        None => suggestion::hint(step, known, "the variables are"),
+                    };
                     let message = format!("no variable `{}`", steps[..=depth].join("."));
                     self.mistakes.push(tree.mistake(code::UNKNOWN_VARIABLE, message).hint(hint));
                     return None;
                 }
             }
         }
-        if !self.charge(weight(found), &tree.span) {
+        if self.written > MAX_WRITTEN || !self.charge(weight(found), &tree.span) {
             return None;
         }
         let mut value = found.clone();

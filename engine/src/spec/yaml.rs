@@ -144,6 +144,8 @@ impl Reader<'_> {
         };
         if let Some(last) = last {
             span.range.end = span.range.end.max(last.span.range.end);
+        }
+        if matches!(shape, Shape::List(_) | Shape::Block(_)) {
             self.close(&mut span);
         }
         Tree { span, notes, shape }
