@@ -2,4 +2,5 @@
 //! Knows nothing of stages.
 
 pub mod checkpoint;
+pub mod files;
 pub mod rows;

@@ -83,6 +83,31 @@ pub fn example(tokenizer: &Tokenizer, row: &Row, loss: LossOn) -> Result<Example
     Ok(example)
 }
 
+/// Are the fields that have a meaning of the kind that they must be?
+///
+/// # Errors
+/// Names the first that is not.
+pub fn check(row: &Row) -> Result<()> {
+    for name in ["prompt", "completion", "text"] {
+        text_field(row, name)?;
+    }
+    messages_field(row)?;
+    ids_field(row)?;
+    Ok(())
+}
+
+/// How many tokens a row is: those of its [`example`], or of its [`prompt`] where it has nothing more.
+///
+/// # Errors
+/// As [`example`] and [`prompt`].
+pub fn length(tokenizer: &Tokenizer, row: &Row) -> Result<usize> {
+    let only_prompt = !["completion", "messages", "text", "ids"].iter().any(|field| row.contains_key(*field));
+    if only_prompt {
+        return Ok(prompt(tokenizer, row)?.len());
+    }
+    Ok(example(tokenizer, row, LossOn::All)?.ids.len())
+}
+
 /// [`prompt`] of every row, in parallel.
 ///
 /// # Errors
@@ -97,6 +122,14 @@ pub fn prompts(tokenizer: &Tokenizer, rows: &[Row]) -> Result<Vec<Vec<u32>>> {
 /// Names the first row, from one, that has an error.
 pub fn examples(tokenizer: &Tokenizer, rows: &[Row], loss: LossOn) -> Result<Vec<Example>> {
     in_order(rows, |row| example(tokenizer, row, loss))
+}
+
+/// [`length`] of every row, in parallel.
+///
+/// # Errors
+/// Names the first row, from one, that has an error.
+pub fn lengths(tokenizer: &Tokenizer, rows: &[Row]) -> Result<Vec<usize>> {
+    in_order(rows, |row| length(tokenizer, row))
 }
 
 fn in_order<T: Send>(rows: &[Row], each: impl Fn(&Row) -> Result<T> + Sync + Send) -> Result<Vec<T>> {
@@ -238,7 +271,8 @@ fn messages_field(row: &Row) -> Result<Option<&[Value]>> {
     Ok(Some(messages))
 }
 
-fn fields(row: &Row) -> String {
+/// The names of a row's fields, for messages.
+pub(crate) fn fields(row: &Row) -> String {
     if row.is_empty() {
         return "no fields".to_owned();
     }

@@ -4,3 +4,4 @@
 pub mod encode;
 pub mod template;
 pub mod tokenizer;
+pub mod train;

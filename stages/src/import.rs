@@ -1,0 +1,33 @@
+//! Brings a Hugging Face model folder into a pipeline.
+//! Knows nothing of what the model is for.
+
+use anyhow::Result;
+use engine::{Context, Input, NoSettings, Source, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::data::checkpoint::Checkpoint;
+
+/// Reads a Hugging Face model folder of the Llama, Qwen2 or Qwen3 family and checks all of it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Import {
+    /// The folder, with `config.json`, safetensors weights (f32, f16 or bf16, in one file or several) and
+    /// `tokenizer.json`.
+    pub path: Source,
+}
+
+impl Stage for Import {
+    const NAME: &'static str = "import";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Input] = &[];
+    const OUTPUT: &'static str = "checkpoint";
+    type Settings = NoSettings;
+
+    fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
+        let checkpoint = Checkpoint::open(&ctx.source(&self.path))?;
+        let parameters: usize = checkpoint.weights.values().map(|weight| weight.values.len()).sum();
+        ctx.record(0, &[("parameters", parameters as f64)])?;
+        checkpoint.save(ctx.output())
+    }
+}
