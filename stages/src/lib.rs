@@ -4,6 +4,8 @@
 mod registry;
 
 pub mod data;
+pub mod decode;
+pub mod device;
 pub mod export;
 pub mod import;
 pub mod init;
@@ -12,8 +14,10 @@ pub mod load;
 pub mod merge;
 pub mod nn;
 pub mod random;
+pub mod rl;
 pub mod split;
 pub mod text;
 pub mod tokenizer;
+pub mod train;
 
 pub use registry::registry;

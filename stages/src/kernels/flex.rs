@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use burn::{
-    backend::{Autodiff, Dispatch, Flex, TensorMetadata, backend_extension, flex::FlexTensor, tensor::FloatTensor},
+    backend::{Flex, TensorMetadata, backend_extension, flex::FlexTensor, tensor::FloatTensor},
     tensor::{DType, Shape},
 };
 use pulp::Arch;

@@ -2,5 +2,6 @@
 //! Knows nothing of text, rows or training.
 
 pub mod config;
+pub mod decoder;
 pub mod shape;
 pub mod weights;

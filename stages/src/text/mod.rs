@@ -1,6 +1,7 @@
 //! Text and tokens: tokenizers, chat templates, and how rows become tokens.
 //! Knows nothing of models.
 
+pub mod complete;
 pub mod encode;
 pub mod template;
 pub mod tokenizer;

@@ -1,0 +1,353 @@
+//! The one decoder-only transformer, in reading order: embedding, layers, head.
+//! Fields are named like the Hugging Face weights. Knows nothing of files or of sampling.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{
+    config::Config,
+    weights::{Weight, Weights},
+};
+use crate::kernels::{self, KeyValue, Rotary, Sequences};
+
+/// Longest context for which rotary angles are kept; a model that states more can still be used up to here.
+const LONGEST_CONTEXT: usize = 32 * 1024;
+
+/// A Llama, Qwen2 or Qwen3 model on one device.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    pub config: Config,
+    rotary: Arc<Rotary>,
+    embed_tokens: Tensor<2>,
+    layers: Vec<Layer>,
+    norm: Tensor<2>,
+    /// `None` where the head is tied to the embedding.
+    lm_head: Option<Tensor<2>>,
+}
+
+#[derive(Debug, Clone)]
+struct Layer {
+    input_layernorm: Tensor<2>,
+    self_attn: Attention,
+    post_attention_layernorm: Tensor<2>,
+    mlp: Mlp,
+}
+
+#[derive(Debug, Clone)]
+struct Attention {
+    q_proj: Projection,
+    k_proj: Projection,
+    v_proj: Projection,
+    o_proj: Projection,
+    q_norm: Option<Tensor<2>>,
+    k_norm: Option<Tensor<2>>,
+}
+
+#[derive(Debug, Clone)]
+struct Mlp {
+    gate_proj: Projection,
+    up_proj: Projection,
+    down_proj: Projection,
+}
+
+/// `weight` `[out, in]`, `bias` `[1, out]`.
+#[derive(Debug, Clone)]
+struct Projection {
+    weight: Tensor<2>,
+    bias: Option<Tensor<2>>,
+}
+
+impl Projection {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let output = kernels::linear(x, self.weight.clone());
+        match &self.bias {
+            Some(bias) => output + bias.clone(),
+            None => output,
+        }
+    }
+}
+
+/// What the tokens of a forward pass attend to.
+pub enum Attend<'a> {
+    /// Whole sequences at once, each inside itself. Keys and values go to `keep`, one entry a layer.
+    Within { sequences: &'a Arc<Sequences>, keep: Option<&'a mut Vec<KeyValue>> },
+    /// One new token for every slot of a cache.
+    Cached(&'a mut Cache),
+}
+
+/// Keys and values of growing sequences, one slot each.
+#[derive(Debug)]
+pub struct Cache {
+    layers: Vec<KeyValue>,
+    /// Tokens held, by slot.
+    lengths: Vec<usize>,
+    capacity: usize,
+}
+
+impl Decoder {
+    /// Puts a checkpoint's weights on a device.
+    ///
+    /// # Errors
+    /// When a weight is missing; reading a checkpoint has checked names and shapes already.
+    pub fn new(config: &Config, weights: &Weights, device: &Device) -> Result<Self> {
+        let take = |name: String| -> Result<Tensor<2>> {
+            let Weight { shape, values } = weights.get(&name).with_context(|| format!("no weight `{name}`"))?;
+            let shape = match shape[..] {
+                [width] => [1, width],
+                [out, width] => [out, width],
+                _ => anyhow::bail!("weight `{name}` has {} dimensions", shape.len()),
+            };
+            Ok(Tensor::from_data(TensorData::new(values.clone(), shape), device))
+        };
+        let projection = |name: String, biased: bool| -> Result<Projection> {
+            let bias = if biased { Some(take(format!("{name}.bias"))?) } else { None };
+            Ok(Projection { weight: take(format!("{name}.weight"))?, bias })
+        };
+        let layer = |i: usize| -> Result<Layer> {
+            let of = |name: &str| format!("model.layers.{i}.{name}");
+            let biased = config.attention_bias;
+            let head_norm = |name: &str| if config.qk_norm { take(of(name)).map(Some) } else { Ok(None) };
+            Ok(Layer {
+                input_layernorm: take(of("input_layernorm.weight"))?,
+                self_attn: Attention {
+                    q_proj: projection(of("self_attn.q_proj"), biased)?,
+                    k_proj: projection(of("self_attn.k_proj"), biased)?,
+                    v_proj: projection(of("self_attn.v_proj"), biased)?,
+                    o_proj: projection(of("self_attn.o_proj"), false)?,
+                    q_norm: head_norm("self_attn.q_norm.weight")?,
+                    k_norm: head_norm("self_attn.k_norm.weight")?,
+                },
+                post_attention_layernorm: take(of("post_attention_layernorm.weight"))?,
+                mlp: Mlp {
+                    gate_proj: projection(of("mlp.gate_proj"), false)?,
+                    up_proj: projection(of("mlp.up_proj"), false)?,
+                    down_proj: projection(of("mlp.down_proj"), false)?,
+                },
+            })
+        };
+        let context = config.max_position_embeddings.min(LONGEST_CONTEXT);
+        Ok(Self {
+            config: config.clone(),
+            rotary: Rotary::new(config.head_dim, config.rope_theta, context),
+            embed_tokens: take("model.embed_tokens.weight".into())?,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            norm: take("model.norm.weight".into())?,
+            lm_head: if config.tie_word_embeddings { None } else { Some(take("lm_head.weight".into())?) },
+        })
+    }
+
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.norm.device()
+    }
+
+    /// Most tokens that a sequence may have.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.config.max_position_embeddings.min(LONGEST_CONTEXT)
+    }
+
+    /// # Errors
+    /// When a sequence of `tokens` does not fit the model's context.
+    pub fn check_length(&self, tokens: usize, what: &str) -> Result<()> {
+        ensure!(tokens <= self.context(), "{what} has {tokens} tokens, more than the model's context of {}", self.context());
+        Ok(())
+    }
+
+    /// The last hidden states, normed: `tokens` `[tokens]` to `[tokens, hidden]`.
+    #[must_use]
+    pub fn hidden(&self, tokens: &[u32], mut attend: Attend) -> Tensor<2> {
+        let positions = Arc::new(match &attend {
+            Attend::Within { sequences, .. } => sequences.positions.clone(),
+            Attend::Cached(cache) => cache.lengths.clone(),
+        });
+        let ids = Arc::new(tokens.iter().map(|id| *id as usize).collect());
+        let mut x = kernels::rows(self.embed_tokens.clone(), &ids);
+        let epsilon = self.config.rms_norm_eps;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let normed = kernels::rms_norm(x.clone(), layer.input_layernorm.clone(), epsilon);
+            x = x + self.attend(i, &layer.self_attn, normed, &positions, &mut attend);
+            let normed = kernels::rms_norm(x.clone(), layer.post_attention_layernorm.clone(), epsilon);
+            let mlp = &layer.mlp;
+            let gated = kernels::swiglu(mlp.gate_proj.forward(normed.clone()), mlp.up_proj.forward(normed));
+            x = x + mlp.down_proj.forward(gated);
+        }
+        if let Attend::Cached(cache) = attend {
+            for length in &mut cache.lengths {
+                *length += 1;
+            }
+        }
+        kernels::rms_norm(x, self.norm.clone(), epsilon)
+    }
+
+    /// `hidden` `[rows, hidden]` to `[rows, vocab]`.
+    #[must_use]
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        kernels::linear(hidden, self.lm_head.as_ref().unwrap_or(&self.embed_tokens).clone())
+    }
+
+    fn attend(
+        &self,
+        layer: usize,
+        attention: &Attention,
+        x: Tensor<2>,
+        positions: &Arc<Vec<usize>>,
+        attend: &mut Attend,
+    ) -> Tensor<2> {
+        let (head_dim, epsilon) = (self.config.head_dim, self.config.rms_norm_eps);
+        let place = |projected: Tensor<2>, norm: &Option<Tensor<2>>| {
+            let normed = match norm {
+                Some(weight) => kernels::rms_norm(projected, weight.clone(), epsilon),
+                None => projected,
+            };
+            kernels::rotate(normed, &self.rotary, positions)
+        };
+        let queries = place(attention.q_proj.forward(x.clone()), &attention.q_norm);
+        let keys = place(attention.k_proj.forward(x.clone()), &attention.k_norm);
+        let values = attention.v_proj.forward(x);
+        let mixed = match attend {
+            Attend::Within { sequences, keep } => {
+                if let Some(keep) = keep {
+                    keep.push(KeyValue { keys: keys.clone(), values: values.clone() });
+                }
+                kernels::attention(queries, keys, values, sequences, head_dim)
+            }
+            Attend::Cached(cache) => cache.attend(layer, queries, keys, values, positions, head_dim),
+        };
+        attention.o_proj.forward(mixed)
+    }
+
+    /// Calls `visit` with every weight and its Hugging Face name, always in the same order.
+    pub fn each(&mut self, visit: &mut dyn FnMut(&str, &mut Tensor<2>)) {
+        visit("model.embed_tokens.weight", &mut self.embed_tokens);
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            let mut named = |name: &str, tensor: &mut Tensor<2>| visit(&format!("model.layers.{i}.{name}"), tensor);
+            named("input_layernorm.weight", &mut layer.input_layernorm);
+            let attention = &mut layer.self_attn;
+            let mut projection = |name: &str, projection: &mut Projection| {
+                named(&format!("{name}.weight"), &mut projection.weight);
+                if let Some(bias) = &mut projection.bias {
+                    named(&format!("{name}.bias"), bias);
+                }
+            };
+            projection("self_attn.q_proj", &mut attention.q_proj);
+            projection("self_attn.k_proj", &mut attention.k_proj);
+            projection("self_attn.v_proj", &mut attention.v_proj);
+            projection("self_attn.o_proj", &mut attention.o_proj);
+            projection("mlp.gate_proj", &mut layer.mlp.gate_proj);
+            projection("mlp.up_proj", &mut layer.mlp.up_proj);
+            projection("mlp.down_proj", &mut layer.mlp.down_proj);
+            if let Some(norm) = &mut attention.q_norm {
+                named("self_attn.q_norm.weight", norm);
+            }
+            if let Some(norm) = &mut attention.k_norm {
+                named("self_attn.k_norm.weight", norm);
+            }
+            named("post_attention_layernorm.weight", &mut layer.post_attention_layernorm);
+        }
+        visit("model.norm.weight", &mut self.norm);
+        if let Some(lm_head) = &mut self.lm_head {
+            visit("lm_head.weight", lm_head);
+        }
+    }
+
+    /// The same buffers, recorded by autodiff.
+    #[must_use]
+    pub fn tracked(&self) -> Self {
+        let mut tracked = self.clone();
+        tracked.each(&mut |_, weight| *weight = weight.clone().autodiff().require_grad());
+        tracked
+    }
+
+    /// The weights on the host.
+    ///
+    /// # Errors
+    /// When the device fails to hand one over.
+    pub fn weights(&self) -> Result<Weights> {
+        let mut weights = Weights::new();
+        let mut failure = None;
+        self.clone().each(&mut |name, tensor| {
+            let [out, width] = tensor.dims();
+            // Norms and biases are vectors outside.
+            let shape = if name.ends_with("norm.weight") || name.ends_with(".bias") { vec![width] } else { vec![out, width] };
+            match tensor.clone().into_data().try_to_vec::<f32>() {
+                Ok(values) => drop(weights.insert(name.to_owned(), Weight { shape, values })),
+                Err(error) => failure = Some(anyhow::anyhow!("reading weight `{name}` back: {error:?}")),
+            }
+        });
+        failure.map_or(Ok(weights), Err)
+    }
+}
+
+impl Cache {
+    /// A cache whose slot `i` begins with the tokens of sequence `owners[i]` of a forward pass.
+    ///
+    /// A prompt's keys and values are computed once and copied to every slot that continues it.
+    #[must_use]
+    pub fn new(kept: Vec<KeyValue>, sequences: &Sequences, owners: &[usize], capacity: usize) -> Self {
+        let lengths: Vec<usize> = owners.iter().map(|i| sequences.offsets[i + 1] - sequences.offsets[*i]).collect();
+        // Places beyond a slot's length hold copies of some token; nothing ever reads them.
+        let index = owners
+            .iter()
+            .zip(&lengths)
+            .flat_map(|(i, length)| (0..capacity).map(move |at| sequences.offsets[*i] + at.min(length - 1)))
+            .collect();
+        let index = Arc::new(index);
+        let layers = kept
+            .into_iter()
+            .map(|layer| KeyValue { keys: kernels::rows(layer.keys, &index), values: kernels::rows(layer.values, &index) })
+            .collect();
+        Self { layers, lengths, capacity }
+    }
+
+    #[must_use]
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Forgets the newest token of a slot: its place will be written again.
+    pub fn hold_back(&mut self, slot: usize) {
+        self.lengths[slot] -= 1;
+    }
+
+    /// Keeps these slots, in this order.
+    pub fn keep(&mut self, slots: &[usize]) {
+        let index = slots.iter().flat_map(|slot| slot * self.capacity..(slot + 1) * self.capacity).collect();
+        let index = Arc::new(index);
+        for layer in &mut self.layers {
+            layer.keys = kernels::rows(layer.keys.clone(), &index);
+            layer.values = kernels::rows(layer.values.clone(), &index);
+        }
+        self.lengths = slots.iter().map(|slot| self.lengths[*slot]).collect();
+    }
+
+    /// Adds the slots of another cache of the same capacity after its own.
+    pub fn append(&mut self, other: Self) {
+        debug_assert_eq!(self.capacity, other.capacity);
+        for (layer, more) in self.layers.iter_mut().zip(other.layers) {
+            layer.keys = Tensor::cat(vec![layer.keys.clone(), more.keys], 0);
+            layer.values = Tensor::cat(vec![layer.values.clone(), more.values], 0);
+        }
+        self.lengths.extend(other.lengths);
+    }
+
+    fn attend(
+        &mut self,
+        layer: usize,
+        queries: Tensor<2>,
+        keys: Tensor<2>,
+        values: Tensor<2>,
+        lengths: &Arc<Vec<usize>>,
+        head_dim: usize,
+    ) -> Tensor<2> {
+        // Taken out while it is written: a second holder would turn the write into a copy of the cache.
+        let nothing = || Tensor::zeros([1, 1], &queries.device());
+        let empty = KeyValue { keys: nothing(), values: nothing() };
+        let cache = std::mem::replace(&mut self.layers[layer], empty);
+        let (mixed, cache) = kernels::attention_cached(queries, keys, values, cache, lengths, head_dim);
+        self.layers[layer] = cache;
+        mixed
+    }
+}

@@ -1,0 +1,115 @@
+//! From rows with prompts to completions with text: what every stage that samples shares.
+//! Knows nothing of rewards.
+
+use anyhow::{Context as _, Result};
+use engine::{Cancelled, Context};
+use serde_json::Value;
+
+use crate::{
+    data::rows::Row,
+    decode::{self, Arrangement, Completion, Finish, Request, Sampling, Stop},
+    nn::decoder::Decoder,
+    text::{encode, tokenizer::Tokenizer},
+};
+
+/// A completion as it was sampled, and as it reads.
+#[derive(Debug, Clone)]
+pub struct Completed {
+    pub tokens: Vec<u32>,
+    /// Log-probability of each token at the sampling temperature.
+    pub logprobs: Vec<f32>,
+    /// Decoded without the end-of-sequence token.
+    pub text: String,
+    pub finish: Finish,
+}
+
+impl Completed {
+    #[must_use]
+    pub fn truncated(&self) -> bool {
+        self.finish == Finish::Length
+    }
+}
+
+/// A policy that can be asked.
+#[derive(Clone, Copy)]
+pub struct Speaker<'a> {
+    pub decoder: &'a Decoder,
+    pub tokenizer: &'a Tokenizer,
+    pub sampling: &'a Sampling,
+    /// A completion ends where its text comes to hold one of these.
+    pub stop: &'a [String],
+    /// Completions that grow at once.
+    pub slots: usize,
+}
+
+impl Speaker<'_> {
+    /// Continues every encoded prompt `samples` times. `keys` name the prompts in the key of randomness,
+    /// `said` is what progress shows before the count.
+    ///
+    /// # Errors
+    /// [`Cancelled`]; a prompt too long for the context; bytes that do not decode.
+    pub fn complete(
+        &self,
+        prompts: &[(u64, &[u32])],
+        samples: usize,
+        seed: &[u64],
+        mut watch: impl FnMut(usize) -> bool,
+    ) -> Result<Vec<Vec<Completed>>> {
+        let requests: Vec<Request> =
+            prompts.iter().map(|(key, prompt)| Request { prompt: prompt.to_vec(), samples, key: *key }).collect();
+        let stops = |tokens: &[u32]| {
+            let text = self.tokenizer.decode(tokens).unwrap_or_default();
+            self.stop.iter().any(|stop| text.contains(stop.as_str()))
+        };
+        let stop = Stop {
+            ids: self.tokenizer.eos_ids(),
+            when: if self.stop.is_empty() { None } else { Some(&stops) },
+        };
+        let arrangement = Arrangement { slots: self.slots, watch: &mut watch };
+        let groups = decode::generate(self.decoder, &requests, self.sampling, &stop, seed, arrangement)?;
+        let groups = groups.ok_or(Cancelled)?;
+        requests
+            .iter()
+            .zip(groups)
+            .map(|(request, group)| group.into_iter().map(|completion| self.read(&request.prompt, completion)).collect())
+            .collect()
+    }
+
+    fn read(&self, prompt: &[u32], completion: Completion) -> Result<Completed> {
+        let Completion { tokens, logprobs, finish } = completion;
+        let said = if finish == Finish::Eos { &tokens[..tokens.len() - 1] } else { &tokens[..] };
+        let text = self.tokenizer.decode_after(prompt, said).context("decoding a completion")?;
+        Ok(Completed { tokens, logprobs, text, finish })
+    }
+}
+
+/// Continues the prompts of rows, with progress and cancellation as a stage wants them.
+///
+/// # Errors
+/// As [`Speaker::complete`], and naming the row whose prompt cannot be encoded.
+pub fn complete_rows(
+    speaker: Speaker,
+    rows: &[Row],
+    samples: usize,
+    seed: u64,
+    said: &str,
+    ctx: &Context,
+) -> Result<Vec<Vec<Completed>>> {
+    let prompts = encode::prompts(speaker.tokenizer, rows)?;
+    let prompts: Vec<(u64, &[u32])> = (0..).zip(&prompts).map(|(i, prompt)| (i, prompt.as_slice())).collect();
+    let total = (rows.len() * samples) as u64;
+    speaker.complete(&prompts, samples, &[seed], |done| {
+        ctx.progress(done as u64, total, said);
+        !ctx.cancelled()
+    })
+}
+
+/// The prompt of a row as text, for plugins and for reading.
+#[must_use]
+pub fn prompt_text(row: &Row) -> String {
+    match (row.get("prompt"), row.get("messages")) {
+        (Some(Value::String(prompt)), _) => prompt.clone(),
+        (_, Some(messages)) => messages.to_string(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,143 @@
+//! AdamW over all weights of a decoder, with clipping by the global norm.
+
+use anyhow::{Result, ensure};
+use burn::tensor::{Gradients, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    kernels::{self, AdamStep, Moments},
+    nn::decoder::Decoder,
+};
+
+/// Settings of AdamW, defaults as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub beta1: f32,
+    /// Decay of the second moment.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub beta2: f32,
+    /// Keeps the division finite.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub epsilon: f32,
+    /// Decoupled decay of matrices; norms and biases are never decayed.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub weight_decay: f32,
+    /// The gradient's global norm is scaled down to this; 0 leaves it alone.
+    #[schemars(range(min = 0.0))]
+    pub max_norm: f32,
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, max_norm: 1.0 }
+    }
+}
+
+/// A decoder in training: its weights, both moments, and how many steps it took.
+#[derive(Debug, Clone)]
+pub struct Trainer {
+    pub decoder: Decoder,
+    /// First and second moment, in the order of [`Decoder::each`].
+    pub moments: Vec<(Tensor<2>, Tensor<2>)>,
+    pub steps: u64,
+    settings: AdamW,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy)]
+pub struct Stepped {
+    /// Of the whole gradient, before clipping.
+    pub gradient_norm: f64,
+}
+
+impl Trainer {
+    #[must_use]
+    pub fn new(mut decoder: Decoder, settings: AdamW) -> Self {
+        let mut moments = Vec::new();
+        decoder.each(&mut |_, weight| {
+            let zeros = || Tensor::zeros(weight.dims(), &weight.device());
+            moments.push((zeros(), zeros()));
+        });
+        Self { decoder, moments, steps: 0, settings }
+    }
+
+    /// Starts a step: gradients of several backward passes add up in what it returns.
+    #[must_use]
+    pub fn begin(&self) -> Accumulated {
+        Accumulated { tracked: self.decoder.tracked(), gradients: Vec::new() }
+    }
+
+    /// Ends a step.
+    ///
+    /// # Errors
+    /// When the gradient is not finite: nothing is updated.
+    pub fn step(&mut self, accumulated: Accumulated, learning_rate: f32) -> Result<Stepped> {
+        let Accumulated { tracked, gradients } = accumulated;
+        // The tracked copies hold the weights' buffers; dropped, the update happens in place.
+        drop(tracked);
+        let squares: f64 = gradients
+            .iter()
+            .map(|gradient| f64::from((gradient.clone() * gradient.clone()).sum().into_scalar::<f32>()))
+            .sum();
+        let gradient_norm = squares.sqrt();
+        ensure!(
+            gradient_norm.is_finite(),
+            "the gradient of step {} is not finite (its norm is {gradient_norm}); the weights were left as they were: \
+             a lower learning rate is the usual mend",
+            self.steps + 1
+        );
+        self.steps += 1;
+        let AdamW { beta1, beta2, epsilon, weight_decay, max_norm } = self.settings;
+        let max_norm = f64::from(max_norm);
+        let scale = if max_norm > 0.0 && gradient_norm > max_norm { max_norm / gradient_norm } else { 1.0 };
+        let mut all = self.moments.iter_mut().zip(gradients);
+        let step = i32::try_from(self.steps).unwrap_or(i32::MAX);
+        self.decoder.each(&mut |_, weight| {
+            let (moments, gradient) = all.next().expect("one gradient a weight");
+            // Vectors (norms and biases) are stored as one row.
+            let weight_decay = if weight.dims()[0] > 1 { weight_decay } else { 0.0 };
+            let nothing = || Tensor::zeros([1, 1], &gradient.device());
+            let old = Moments {
+                weight: std::mem::replace(weight, nothing()),
+                first: std::mem::replace(&mut moments.0, nothing()),
+                second: std::mem::replace(&mut moments.1, nothing()),
+            };
+            let settings =
+                AdamStep { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale: scale as f32, step };
+            let new = kernels::adamw(old, gradient, settings);
+            *weight = new.weight;
+            *moments = (new.first, new.second);
+        });
+        Ok(Stepped { gradient_norm })
+    }
+}
+
+/// The gradients of one step, while they add up.
+pub struct Accumulated {
+    /// Compute losses with this one.
+    pub tracked: Decoder,
+    gradients: Vec<Tensor<2>>,
+}
+
+impl Accumulated {
+    /// Adds the gradient of a loss computed with `tracked`.
+    pub fn backward(&mut self, loss: &Tensor<1>) {
+        let mut gradients: Gradients = loss.backward();
+        let mut fresh = Vec::new();
+        self.tracked.each(&mut |_, weight| {
+            let zeros = || Tensor::zeros(weight.dims(), &weight.device().without_autodiff());
+            fresh.push(weight.grad_remove(&mut gradients).unwrap_or_else(zeros));
+        });
+        if self.gradients.is_empty() {
+            self.gradients = fresh;
+        } else {
+            for (sum, more) in self.gradients.iter_mut().zip(fresh) {
+                *sum = sum.clone() + more;
+            }
+        }
+    }
+}
