@@ -50,8 +50,9 @@ impl Diagnostic {
     /// The whole message, with the lines it is about.
     #[must_use]
     pub fn render(&self, colour: Colour) -> String {
+        type Labels<'a> = Vec<(AnnotationKind, &'a Label)>;
         // One snippet a text; the primary's text comes first.
-        let mut texts: Vec<(&Arc<Text>, Vec<(AnnotationKind, &Label)>)> = Vec::new();
+        let mut texts: Vec<(&Arc<Text>, Labels)> = Vec::new();
         let labels = self.secondary.iter().map(|label| (AnnotationKind::Context, label));
         for (kind, label) in std::iter::once((AnnotationKind::Primary, &self.primary)).chain(labels) {
             match texts.iter_mut().find(|(text, _)| *text == &label.span.text) {

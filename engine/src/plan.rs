@@ -48,8 +48,8 @@ impl Plan {
         if !mistakes.is_empty() {
             return Err(diagnostic::sorted(mistakes));
         }
-        let nodes =
-            order.into_iter().map(|at| nodes[at].take().expect("a node without mistakes was resolved")).collect();
+        // Without mistakes every node was resolved, and comes once.
+        let nodes = order.into_iter().filter_map(|at| nodes[at].take()).collect();
         Ok(Self { name: spec.name.clone(), root: spec.root.clone(), file: spec.file.clone(), nodes })
     }
 

@@ -97,6 +97,7 @@ fn default(schema: &Value) -> Value {
 fn shorten(value: &mut Value, schema: &Value) {
     match value {
         Value::Number(number) if schema["format"] == "float" => {
+            #[expect(clippy::cast_possible_truncation, reason = "the parameter is of single precision")]
             let single = number.as_f64().unwrap_or_default() as f32;
             *value = json!(single.to_string().parse::<f64>().expect("a number prints as one"));
         }
@@ -117,10 +118,7 @@ fn kind(schema: &Value) -> String {
             }
         }
     }
-    match kinds.is_empty() {
-        true => "anything".into(),
-        false => kinds.join(" or "),
-    }
+    if kinds.is_empty() { "anything".into() } else { kinds.join(" or ") }
 }
 
 fn word(schema: &Value, name: &str) -> String {
@@ -146,7 +144,7 @@ fn range(schema: &Value) -> String {
 
 fn within(bounds: (Option<f64>, Option<f64>)) -> String {
     match bounds {
-        (Some(low), Some(high)) if low == high => low.to_string(),
+        (Some(low), Some(high)) if low >= high => low.to_string(),
         (Some(low), Some(high)) => format!("from {low} to {high}"),
         (Some(low), None) => format!("at least {low}"),
         (None, Some(high)) => format!("at most {high}"),

@@ -82,7 +82,7 @@ impl Spec {
         let body = text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text);
         let text = Arc::new(Text::file(file.display().to_string(), body));
         let mut mistakes = Vec::new();
-        let mut tree = yaml::read(&text, 0, &mut mistakes).map_err(|mistake| vec![mistake])?;
+        let mut tree = yaml::read(&text, 0, &mut mistakes).map_err(|mistake| vec![*mistake])?;
         if matches!(tree.shape, Shape::Null) {
             tree.shape = Shape::Block(Vec::new());
         }

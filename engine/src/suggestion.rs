@@ -50,7 +50,7 @@ fn sorted_words(name: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const WORDS: [&str; 6] = ["steps", "group_size", "learning_rate", "reward", "max_new_tokens", "seed"];
+    const WORDS: [&str; 6] = ["steps", "group_size", "paper_weight", "brush", "max_new_sheets", "seed"];
 
     #[test]
     fn a_single_slip_of_the_finger_finds_its_word() {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn an_unlike_word_finds_nothing() {
-        for word in ["temperature", "x", "", "lr", "rewarding_all", "st"] {
+        for word in ["temperature", "x", "", "pw", "brushing_it", "st"] {
             assert_eq!(nearest(word, WORDS), None, "{word}");
         }
     }
@@ -91,7 +91,7 @@ mod tests {
     fn case_and_order_of_words_do_not_matter() {
         assert_eq!(nearest("STEPS", WORDS), Some("steps"));
         assert_eq!(nearest("size_group", WORDS), Some("group_size"));
-        assert_eq!(nearest("tokens-max-new", WORDS), Some("max_new_tokens"));
+        assert_eq!(nearest("sheets-max-new", WORDS), Some("max_new_sheets"));
     }
 
     #[test]

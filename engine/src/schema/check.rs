@@ -103,13 +103,13 @@ impl Check<'_> {
                 self.bounds(told(schema, value), &found, tree, path);
             }
             Shape::Text(text) => {
-                let count = text.chars().count();
+                let count = measure(text.chars().count());
                 let bounds = (schema["minLength"].as_f64(), schema["maxLength"].as_f64());
-                self.bounds(bounds, &(count as f64, " letters", count.to_string()), tree, path);
+                self.bounds(bounds, &(count, " letters", count.to_string()), tree, path);
             }
             Shape::List(items) => {
                 let bounds = (schema["minItems"].as_f64(), schema["maxItems"].as_f64());
-                self.bounds(bounds, &(items.len() as f64, " items", items.len().to_string()), tree, path);
+                self.bounds(bounds, &(measure(items.len()), " items", items.len().to_string()), tree, path);
                 for (at, item) in items.iter().enumerate() {
                     let schema = schema["prefixItems"].get(at).unwrap_or(&schema["items"]);
                     self.value(schema, item, &below(path, &at.to_string()), &item.span);
@@ -174,33 +174,27 @@ impl Check<'_> {
         let tag = properties(options[0]).find(|(_, property)| property.get("const").is_some()).map(|(name, _)| name);
         if let Some(tag) = tag {
             let tags: Vec<&Value> = options.iter().map(|one| &one["properties"][tag]).collect();
-            match tree.get(tag) {
-                Some(value) => {
-                    let chosen = options.iter().find(|one| one["properties"][tag]["const"] == value.to_value());
-                    match chosen {
-                        Some(one) => self.one(one, tree, path, owner),
-                        None => self.choice(&tags, value, &below(path, tag)),
-                    }
-                }
-                None => {
-                    let words: Vec<&str> = tags.iter().filter_map(|tag| tag["const"].as_str()).collect();
-                    let message = format!("missing {} `{}`", self.subject.noun, below(path, tag));
-                    let hint = format!("choose from {}", suggestion::list(words));
-                    self.mistakes.push(Diagnostic::new(code::MISSING_PARAMETER, message, owner).hint(hint));
-                }
+            let Some(value) = tree.get(tag) else {
+                let words: Vec<&str> = tags.iter().filter_map(|tag| tag["const"].as_str()).collect();
+                let message = format!("missing {} `{}`", self.subject.noun, below(path, tag));
+                let hint = format!("choose from {}", suggestion::list(words));
+                self.mistakes.push(Diagnostic::new(code::MISSING_PARAMETER, message, owner).hint(hint));
+                return;
+            };
+            match options.iter().find(|one| one["properties"][tag]["const"] == value.to_value()) {
+                Some(one) => self.one(one, tree, path, owner),
+                None => self.choice(&tags, value, &below(path, tag)),
             }
             return;
         }
         let names: Vec<&str> = options.iter().flat_map(|one| required(one)).collect();
         for (key, _) in tree.entries() {
-            match options.iter().find(|one| one["properties"].get(&key.name).is_some()) {
-                Some(one) => return self.one(one, tree, path, owner),
-                None => {
-                    let message = format!("unknown {} `{}`", self.subject.noun, below(path, &key.name));
-                    let hint = suggestion::hint(&key.name, names.iter().copied(), "choose from");
-                    self.mistakes.push(key.mistake(code::UNKNOWN_PARAMETER, message).hint(hint));
-                }
+            if let Some(one) = options.iter().find(|one| one["properties"].get(&key.name).is_some()) {
+                return self.one(one, tree, path, owner);
             }
+            let message = format!("unknown {} `{}`", self.subject.noun, below(path, &key.name));
+            let hint = suggestion::hint(&key.name, names.iter().copied(), "choose from");
+            self.mistakes.push(key.mistake(code::UNKNOWN_PARAMETER, message).hint(hint));
         }
         if tree.entries().is_empty() {
             let message = format!("{} `{path}` is an empty block", self.subject.noun);
@@ -217,6 +211,7 @@ impl Check<'_> {
             let noun = self.subject.noun;
             let all = suggestion::list(words.iter().map(String::as_str));
             let hint = match suggestion::nearest(text, words.iter().map(String::as_str)) {
+                Some(word) if words.len() == 1 => format!("did you mean `{word}`?"),
                 Some(word) => format!("did you mean `{word}`? The choices are {all}"),
                 None => format!("the choices are {all}"),
             };
@@ -245,8 +240,10 @@ impl Check<'_> {
     fn wrong_type(&mut self, options: &[&Value], tree: &Tree, path: &str) {
         let mut wanted: Vec<String> = Vec::new();
         let words: Vec<String> = options.iter().flat_map(|one| choices(one)).map(|(word, _)| word).collect();
-        if !words.is_empty() {
-            wanted.push(format!("one of {}", suggestion::list(words.iter().map(String::as_str))));
+        match &words[..] {
+            [] => (),
+            [only] => wanted.push(format!("`{only}`")),
+            _ => wanted.push(format!("one of {}", suggestion::list(words.iter().map(String::as_str)))),
         }
         for name in options.iter().filter(|one| !is_choice(one)).flat_map(|one| types(one).map(|name| noun(one, name)))
         {
@@ -323,6 +320,11 @@ fn noun(schema: &Value, name: &str) -> String {
     }
 }
 
+/// A count as a bound is measured; no text that is read here has more than 2^32 letters.
+fn measure(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 /// The value as it was probably meant, in the form that the schema takes.
 fn rewritten(schema: &Value, tree: &Tree) -> Option<String> {
     if is_choice(schema) {
@@ -345,7 +347,6 @@ fn rewritten(schema: &Value, tree: &Tree) -> Option<String> {
             let value = number.as_f64()?;
             (value.fract() == 0.0 && value.abs() < 1e15).then(|| format!("{value:.0}"))
         }
-        (Shape::Text(_) | Shape::Number(_) | Shape::Bool(_) | Shape::Block(_), "array") => None,
         _ => None,
     })
 }

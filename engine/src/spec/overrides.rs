@@ -32,7 +32,7 @@ pub(crate) fn apply(tree: &mut Tree, overrides: &[String], mistakes: &mut Vec<Di
         let value = match yaml::read(&text, equals + 1, mistakes) {
             Ok(value) => value,
             Err(mistake) => {
-                mistakes.push(mistake);
+                mistakes.push(*mistake);
                 continue;
             }
         };
@@ -55,9 +55,10 @@ pub(crate) fn apply(tree: &mut Tree, overrides: &[String], mistakes: &mut Vec<Di
 fn set(tree: &mut Tree, steps: &[Key], value: Tree, added: &mut BTreeMap<String, Span>) -> Result<(), Box<Diagnostic>> {
     let top = &steps[0];
     if !TOP_KEYS.contains(&top.name.as_str()) {
-        let hint = match top.name.starts_with("x-") {
-            true => Some("anchors are already in place where they are used: set the value there".into()),
-            false => suggestion::hint(&top.name, TOP_KEYS, "what can be set begins with"),
+        let hint = if top.name.starts_with("x-") {
+            Some("anchors are already in place where they are used: set the value there".into())
+        } else {
+            suggestion::hint(&top.name, TOP_KEYS, "what can be set begins with")
         };
         return Err(Box::new(top.mistake(code::BAD_OVERRIDE, format!("no `{}` to set", top.name)).hint(hint)));
     }

@@ -43,14 +43,13 @@ impl Substitution<'_> {
     /// `inside`: the variables whose values are being looked up.
     fn walk(&mut self, tree: &mut Tree, inside: &mut Vec<String>) {
         match &mut tree.shape {
-            Shape::Null | Shape::Bool(_) | Shape::Number(_) | Shape::Mistaken => (),
             Shape::List(items) => items.iter_mut().for_each(|item| self.walk(item, inside)),
             Shape::Block(entries) => entries.iter_mut().for_each(|(_, value)| self.walk(value, inside)),
             Shape::Text(text) if text.contains(OPEN) => {
                 let text = std::mem::take(text);
                 self.text(&text, tree, inside);
             }
-            Shape::Text(_) => (),
+            Shape::Null | Shape::Bool(_) | Shape::Number(_) | Shape::Text(_) | Shape::Mistaken => (),
         }
     }
 
@@ -128,30 +127,30 @@ impl Substitution<'_> {
             return None;
         }
         self.used.insert(steps[1].to_owned());
-        if inside.iter().any(|name| name == path) || inside.len() >= MAX_DEPTH {
-            let message = match inside.iter().any(|name| name == path) {
-                true => format!("variable `{path}` refers to itself"),
-                false => format!("variables refer to each other more than {MAX_DEPTH} deep"),
+        let refers_to_itself = inside.iter().any(|name| name == path);
+        if refers_to_itself || inside.len() >= MAX_DEPTH {
+            let message = if refers_to_itself {
+                format!("variable `{path}` refers to itself")
+            } else {
+                format!("variables refer to each other more than {MAX_DEPTH} deep")
             };
             self.mistakes.push(tree.mistake(code::BAD_EXPRESSION, message));
             return None;
         }
         let mut found = self.vars;
         for (depth, step) in steps.iter().enumerate().skip(1) {
-            match found.get(step) {
-                Some(next) => found = next,
-                None => {
-                    let known = found.entries().iter().map(|(key, _)| key.name.as_str());
-                    let owner = steps[..depth].join(".");
-                    let hint = match suggestion::nearest(step, known.clone()) {
-                        Some(name) => Some(format!("did you mean `{owner}.{name}`?")),
-                        None => suggestion::hint(step, known, "the variables are"),
-                    };
-                    let message = format!("no variable `{}`", steps[..=depth].join("."));
-                    self.mistakes.push(tree.mistake(code::UNKNOWN_VARIABLE, message).hint(hint));
-                    return None;
-                }
-            }
+            let Some(next) = found.get(step) else {
+                let known = found.entries().iter().map(|(key, _)| key.name.as_str());
+                let owner = steps[..depth].join(".");
+                let hint = match suggestion::nearest(step, known.clone()) {
+                    Some(name) => Some(format!("did you mean `{owner}.{name}`?")),
+                    None => suggestion::hint(step, known, "the variables are"),
+                };
+                let message = format!("no variable `{}`", steps[..=depth].join("."));
+                self.mistakes.push(tree.mistake(code::UNKNOWN_VARIABLE, message).hint(hint));
+                return None;
+            };
+            found = next;
         }
         if self.written > MAX_WRITTEN || !self.charge(weight(found), &tree.span) {
             return None;

@@ -20,12 +20,12 @@ use crate::{
 };
 
 /// Reads `text` from byte `start` on. Repeated keys are mistakes that do not stop the reading.
-pub(crate) fn read(text: &Arc<Text>, start: usize, mistakes: &mut Vec<Diagnostic>) -> Result<Tree, Diagnostic> {
+pub(crate) fn read(text: &Arc<Text>, start: usize, mistakes: &mut Vec<Diagnostic>) -> Result<Tree, Box<Diagnostic>> {
     let body = &text.body()[start..];
     let reader = Reader { text, start };
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(body, options()) {
         Ok(raw) => Ok(reader.tree(raw, mistakes)),
-        Err(error) => Err(reader.syntax(&error)),
+        Err(error) => Err(Box::new(reader.syntax(&error))),
     }
 }
 
@@ -190,9 +190,10 @@ impl Reader<'_> {
 
     /// Where a value is written, and where an alias or a merge uses it.
     fn places(&self, referenced: Location, defined: Location) -> (Span, Vec<Label>) {
-        let notes = match referenced == defined {
-            true => Vec::new(),
-            false => vec![Label { span: self.span(referenced), text: USED_HERE.into() }],
+        let notes = if referenced == defined {
+            Vec::new()
+        } else {
+            vec![Label { span: self.span(referenced), text: USED_HERE.into() }]
         };
         (self.span(defined), notes)
     }
@@ -203,20 +204,18 @@ impl Reader<'_> {
 
     fn range(&self, location: Location) -> Option<Range<usize>> {
         let body = &self.text.body()[self.start..];
-        let range = match (location.span().byte_offset(), location.span().byte_len()) {
-            (Some(start), Some(length)) => {
-                let start = usize::try_from(start).ok()?;
-                start..start + usize::try_from(length).ok()?
-            }
+        let bytes = location.span().byte_offset().zip(location.span().byte_len());
+        let range = if let Some((start, length)) = bytes {
+            let start = usize::try_from(start).ok()?;
+            start..start + usize::try_from(length).ok()?
+        } else {
             // Mistakes of grammar come with line and column alone.
-            _ => {
-                let line = usize::try_from(location.line()).ok()?.checked_sub(1)?;
-                let column = usize::try_from(location.column()).ok()?.checked_sub(1)?;
-                let before: usize = body.split_inclusive('\n').take(line).map(str::len).sum();
-                let line = body[before..].split('\n').next()?;
-                let start = before + line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
-                start..start
-            }
+            let line = usize::try_from(location.line()).ok()?.checked_sub(1)?;
+            let column = usize::try_from(location.column()).ok()?.checked_sub(1)?;
+            let before: usize = body.split_inclusive('\n').take(line).map(str::len).sum();
+            let line = body[before..].split('\n').next()?;
+            let start = before + line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
+            start..start
         };
         body.get(range.clone())?;
         Some(self.start + range.start..self.start + range.end)
@@ -224,7 +223,7 @@ impl Reader<'_> {
 
     fn syntax(&self, error: &Error) -> Diagnostic {
         let location = error.location().unwrap_or(Location::UNKNOWN);
-        let message = UserMessageFormatter::default().format_message(error.without_snippet()).into_owned();
+        let message = UserMessageFormatter.format_message(error.without_snippet()).into_owned();
         let hint = message
             .starts_with("mapping values are not allowed")
             .then(|| "a text that contains `: ` needs quotes; is this line indented as the one above?".to_owned());

@@ -1,6 +1,8 @@
 //! What a user sees of spec and plan: a text in, a plan or all its mistakes out.
 
-mod mistakes;
+mod mistakes_in_nodes;
+mod mistakes_in_parameters;
+mod mistakes_in_text;
 mod stages;
 mod toys;
 mod values;

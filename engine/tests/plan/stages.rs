@@ -55,10 +55,37 @@ fn a_stage_tells_all_its_parameters() {
 }
 
 #[test]
+fn parameters_of_every_shape_are_told() {
+    let registry = registry();
+    let mut told = Vec::new();
+    lines(&registry.stage("frame").expect("it is registered").parameters, 0, &mut told);
+    assert_eq!(
+        told,
+        [
+            "material | choice or block | \"air\" | - | -",
+            "  = air: ",
+            "  wood | block | - | - | From a tree.",
+            "    rings | integer | - | at least 1 | -",
+            "  gold | block | - | - | -",
+            "sides | block of number | {} | - | Metres by side.",
+            "screws | list of integer | [1,2,3,4] | - | One for each corner.",
+            "finish | choice | null | - | -",
+            "  = thick: Much paint.",
+            "  = thin: Little paint.",
+            "  = free: As it comes.",
+            "labels | list of block | [{\"text\":\"here\",\"file\":null,\"size\":0.3}] | - | -",
+            "  text | text | - | - | -",
+            "  file | path | null | - | -",
+            "  size | number | 0.0 | - | -",
+        ]
+    );
+}
+
+#[test]
 fn a_stage_tells_what_it_reads_and_makes() {
     let registry = registry();
     let names: Vec<&str> = registry.stages().map(|stage| stage.name).collect();
-    assert_eq!(names, ["hang", "paint", "press"]);
+    assert_eq!(names, ["frame", "hang", "paint", "press"]);
     let press = registry.stage("press").expect("it is registered");
     assert_eq!(press.about, "Makes paper from a file. There is nothing to it.");
     assert_eq!((press.version, press.output, press.inputs.len()), (3, "paper", 0));

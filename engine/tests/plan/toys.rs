@@ -1,6 +1,9 @@
 //! A registry of toy stages, and a way to plan a text with them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use engine::{Arity, Context, Diagnostic, Input, NoSettings, Plan, Problem, Registry, Source, Sources, Spec, Stage};
 use schemars::JsonSchema;
@@ -168,6 +171,66 @@ impl Stage for Paint {
     }
 }
 
+/// Frames a picture.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Frame {
+    pub material: Material,
+    /// Metres by side.
+    pub sides: BTreeMap<String, f32>,
+    /// One for each corner.
+    pub screws: [u32; 4],
+    pub finish: Option<Style>,
+    #[schemars(length(min = 1, max = 3))]
+    pub labels: Vec<Label>,
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self {
+            material: Material::Air,
+            sides: BTreeMap::new(),
+            screws: [1, 2, 3, 4],
+            finish: None,
+            labels: vec![Label { text: "here".into(), file: None, size: 0.3 }],
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Material {
+    Air,
+    /// From a tree.
+    Wood {
+        #[schemars(range(min = 1))]
+        rings: u32,
+    },
+    Gold(f32),
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Label {
+    pub text: String,
+    #[serde(default)]
+    pub file: Option<Source>,
+    #[serde(default)]
+    pub size: f32,
+}
+
+impl Stage for Frame {
+    const NAME: &'static str = "frame";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Input] = &[];
+    const OUTPUT: &'static str = "frame";
+    type Settings = NoSettings;
+
+    fn run(&self, _: &NoSettings, _: &Context) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
 /// Hangs pictures on a wall.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -190,7 +253,7 @@ impl Stage for Hang {
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plan");
 
 pub fn registry() -> Registry {
-    Registry::new().with::<Press>().with::<Paint>().with::<Hang>().expand("book", chapters)
+    Registry::new().with::<Press>().with::<Paint>().with::<Hang>().with::<Frame>().expand("book", chapters)
 }
 
 /// A book pulls in the files whose names are its lines.
@@ -218,7 +281,7 @@ pub fn plan(text: &str) -> Plan {
 }
 
 pub fn shown(mistakes: &[Diagnostic]) -> String {
-    mistakes.iter().map(|mistake| format!("{mistake}\n\n")).collect()
+    mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n")
 }
 
 /// The messages for a text must be these, whole.

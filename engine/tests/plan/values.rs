@@ -1,6 +1,6 @@
 //! What a plan holds for what is written.
 
-use std::path::Path;
+use std::{fmt::Write, path::Path};
 
 use engine::{Node, Plan};
 use serde_json::json;
@@ -236,9 +236,11 @@ fn a_thousand_nodes_are_planned_in_no_time() {
     let mut text = String::from("nodes:\n  n0: { stage: press, with: { text: main.rs } }\n");
     for at in 1..1000 {
         let model = at / 2;
-        text += &format!(
-            "  n{at}: {{ stage: paint, inputs: {{ paper: n0, model: n{model} }}, with: {{ strokes: {at} }} }}\n"
-        );
+        writeln!(
+            text,
+            "  n{at}: {{ stage: paint, inputs: {{ paper: n0, model: n{model} }}, with: {{ strokes: {at} }} }}"
+        )
+        .expect("text grows");
     }
     let started = std::time::Instant::now();
     let plan = plan(&text);
