@@ -15,6 +15,7 @@ pub mod merge;
 pub mod nn;
 pub mod random;
 pub mod rl;
+pub mod script;
 pub mod split;
 pub mod text;
 pub mod tokenizer;

@@ -1,0 +1,234 @@
+//! What went wrong in a plugin: where, in which line, and with which sample.
+//! Knows nothing of who called the plugin, or why.
+
+use std::{collections::BTreeMap, fmt};
+
+use rhai::{Engine, EvalAltResult, ParseErrorType, Position};
+
+use super::{Sample, sandbox::Limits};
+
+/// A mistake in a plugin, shown the way rustc shows one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    pub message: String,
+    /// The file, as a path from the project root.
+    pub file: String,
+    /// Line and column, from one, and the text of that line.
+    pub place: Option<(usize, usize, String)>,
+    pub hint: Option<String>,
+    /// What the plugin was given, and through which calls it went: name and value.
+    pub notes: Vec<(&'static str, String)>,
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    pub(super) fn new(message: impl Into<String>, file: &str) -> Self {
+        Self { message: message.into(), file: file.into(), place: None, hint: None, notes: Vec::new() }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(super) fn note(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.notes.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn in_function(self, function: &str) -> Self {
+        self.note("in", format!("`{function}`"))
+    }
+
+    pub(super) fn at(mut self, position: Position, text: &str) -> Self {
+        if let Some(line) = position.line() {
+            let shown = text.lines().nth(line - 1).unwrap_or_default();
+            self.place = Some((line, position.position().unwrap_or(1), shown.into()));
+        }
+        self
+    }
+
+    /// Adds the sample that the plugin was given.
+    pub(super) fn with_sample(self, sample: &Sample) -> Self {
+        let cut = if sample.truncated { ", truncated" } else { "" };
+        let error = self
+            .note("sample", format!("number {} of its group, {} tokens{cut}", sample.index + 1, sample.tokens))
+            .note("prompt", shorten(sample.prompt))
+            .note("completion", shorten(sample.completion));
+        match sample.row.get("answer") {
+            Some(serde_json::Value::String(answer)) => error.note("answer", shorten(answer)),
+            Some(answer) => error.note("answer", shorten(&answer.to_string())),
+            None => error,
+        }
+    }
+
+    pub(super) fn parsing(kind: &ParseErrorType, position: Position, name: &str, text: &str) -> Self {
+        let (message, hint) = match kind {
+            ParseErrorType::VariableUndefined(variable) => (
+                format!("no variable `{variable}`"),
+                Some(format!(
+                    "a function sees its own variables and `params`; a constant of the file is `global::{variable}`"
+                )),
+            ),
+            ParseErrorType::Reserved(word) if word == "eval" => {
+                ("`eval` is switched off".into(), Some("a plugin can't run text as code".into()))
+            }
+            kind => (lower(&kind.to_string()), None),
+        };
+        Self { hint, ..Self::new(message, name).at(position, text) }
+    }
+
+    /// An error of Rhai while a plugin ran, found in the innermost of its calls.
+    pub(super) fn running(
+        error: &EvalAltResult,
+        engine: &Engine,
+        name: &str,
+        texts: &BTreeMap<String, String>,
+        limits: &Limits,
+    ) -> Self {
+        let (mut inner, mut name, mut calls) = (error, name, Vec::new());
+        loop {
+            match inner {
+                EvalAltResult::ErrorInFunctionCall(function, source, cause, _) => {
+                    if texts.contains_key(source.as_str()) {
+                        name = source;
+                    }
+                    calls.push(function);
+                    inner = cause;
+                }
+                EvalAltResult::ErrorInModule(module, cause, _) => {
+                    if texts.contains_key(module.as_str()) {
+                        name = module;
+                    }
+                    inner = cause;
+                }
+                _ => break,
+            }
+        }
+        let text = texts.get(name).map_or("", String::as_str);
+        if let EvalAltResult::ErrorParsing(kind, position) = inner {
+            return Self::parsing(kind, *position, name, text);
+        }
+        let (message, hint) = describe(inner, engine, limits);
+        let error = Self { hint, ..Self::new(message, name).at(inner.position(), text) };
+        calls.iter().rev().fold(error, |error, function| error.in_function(function))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        let width = self.place.as_ref().map_or(1, |(line, _, _)| line.to_string().len());
+        let gutter = " ".repeat(width);
+        match &self.place {
+            None => write!(f, "\n{gutter}--> {}", self.file)?,
+            Some((line, column, text)) => {
+                write!(f, "\n{gutter}--> {}:{line}:{column}", self.file)?;
+                write!(f, "\n{gutter} |\n{line} | {}", text.replace('\t', " "))?;
+                let before = " ".repeat(column.saturating_sub(1));
+                write!(f, "\n{gutter} | {before}{}", "^".repeat(word_length(text, *column)))?;
+            }
+        }
+        if self.hint.is_some() || !self.notes.is_empty() {
+            write!(f, "\n{gutter} |")?;
+        }
+        for (name, value) in &self.notes {
+            write!(f, "\n{gutter} = {name}: {value}")?;
+        }
+        match &self.hint {
+            Some(hint) => write!(f, "\n{gutter} = hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The name most like `wanted`, where one is near enough to be a slip of the pen.
+pub(super) fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .filter(|name| *name != wanted)
+        .map(|name| (strsim::damerau_levenshtein(wanted, name), name))
+        .filter(|(distance, _)| *distance <= 1 + wanted.chars().count() / 4)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// The message for an error of Rhai, and what may mend it.
+fn describe(error: &EvalAltResult, engine: &Engine, limits: &Limits) -> (String, Option<String>) {
+    use EvalAltResult as Rhai;
+    match error {
+        Rhai::ErrorFunctionNotFound(signature, _) => unknown_function(signature, engine),
+        Rhai::ErrorPropertyNotFound(name, _) => (
+            format!("no field `{name}`"),
+            Some(format!("a field that may be missing is read with `.get(\"{name}\") ?? default`")),
+        ),
+        Rhai::ErrorTooManyOperations(_) => (format!("stopped after {} operations", limits.operations), None),
+        Rhai::ErrorTerminated(_, _) => (format!("stopped after {} seconds", limits.wall.as_secs_f64()), None),
+        Rhai::ErrorStackOverflow(_) => (format!("calls are nested more than {} deep", limits.call_levels), None),
+        Rhai::ErrorDataTooLarge(what, _) => {
+            let most = match what.as_str() {
+                "Length of string" => format!("a text is larger than {} bytes", limits.string_bytes),
+                "Size of object map" => format!("a map holds more than {} fields", limits.map_fields),
+                _ => format!("an array holds more than {} items", limits.array_items),
+            };
+            (most, None)
+        }
+        Rhai::ErrorRuntime(thrown, _) => (thrown.to_string(), None),
+        other => {
+            let mut text = other.to_string();
+            if let Some(cut) = text.rfind(" (line ") {
+                text.truncate(cut);
+            }
+            (lower(&text), None)
+        }
+    }
+}
+
+fn unknown_function(signature: &str, engine: &Engine) -> (String, Option<String>) {
+    let name = signature.split([' ', '(']).next().unwrap_or(signature);
+    let message = format!("no function `{}`", signature.replacen(" (", "(", 1));
+    let known = engine.gen_fn_signatures(true);
+    let names = || known.iter().filter_map(|known| known.split('(').next());
+    let forms: Vec<_> = known.iter().filter(|known| known.split('(').next() == Some(name)).collect();
+    let hint = match forms.first() {
+        Some(form) if name.chars().all(|c| c.is_alphanumeric() || c == '_') => Some(format!("there is `{form}`")),
+        Some(_) => None,
+        None => nearest(name, names()).map(|near| format!("did you mean `{near}`?")),
+    };
+    (message, hint)
+}
+
+/// Text on one line, at most about 240 characters of it: the beginning and the end.
+fn shorten(text: &str) -> String {
+    const HEAD: usize = 160;
+    const TAIL: usize = 80;
+    let one_line = text.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t");
+    let length = one_line.chars().count();
+    if length <= HEAD + TAIL {
+        return one_line;
+    }
+    let head: String = one_line.chars().take(HEAD).collect();
+    let tail: String = one_line.chars().skip(length - TAIL).collect();
+    format!("{head} … {} more … {tail}", length - HEAD - TAIL)
+}
+
+/// Rhai's words in the house's style: a small letter first, names in backticks.
+fn lower(text: &str) -> String {
+    let mut letters = text.replace('\'', "`");
+    if let Some(first) = letters.get(..1).map(str::to_lowercase) {
+        letters.replace_range(..1, &first);
+    }
+    letters
+}
+
+/// How many characters the caret underlines: the word that begins there, or one.
+fn word_length(text: &str, column: usize) -> usize {
+    let word = text.chars().skip(column.saturating_sub(1)).take_while(|c| c.is_alphanumeric() || *c == '_');
+    word.count().max(1)
+}
+
+/// A row for a note: its number, from one, and what it holds.
+pub(super) fn numbered(index: usize, row: &super::Row) -> String {
+    let text = serde_json::to_string(row).unwrap_or_default();
+    format!("{} {}", index + 1, shorten(&text))
+}

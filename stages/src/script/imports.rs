@@ -1,0 +1,203 @@
+//! What a plugin imports: files beside it, inside the project, all read before anything runs.
+//! Knows nothing of what the imported functions do.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use rhai::{
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, Module, ModuleResolver, Position, Scope, SharedModule, Stmt,
+};
+
+use super::{
+    error::Error,
+    sandbox::{self, Limits},
+};
+
+/// The files that a plugin imports, and those that these import, in order of their paths. Their bytes
+/// decide what the plugin does as much as its own.
+///
+/// # Errors
+/// An [`Error`] where a file is missing or is not valid Rhai, or an import is not a literal relative path.
+pub fn imports(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let engine = sandbox::engine(&Limits::default(), Dynamic::from_map(<_>::default()), Library::default());
+    let mut found = BTreeSet::new();
+    let mut left = vec![path.to_path_buf()];
+    while let Some(path) = left.pop() {
+        let file = File::read(&engine, &path, &path.display().to_string())?;
+        for import in file.imports()? {
+            let path = beside(&path, &import.literal);
+            if !path.is_file() {
+                return Err(file.missing(&import).into());
+            }
+            if found.insert(path.clone()) {
+                left.push(path);
+            }
+        }
+    }
+    found.remove(path);
+    Ok(found.into_iter().collect())
+}
+
+/// A plugin with everything it imports compiled into the engine's library.
+pub(super) struct Loaded {
+    pub ast: AST,
+    pub name: String,
+    pub texts: BTreeMap<String, String>,
+}
+
+pub(super) fn load(
+    engine: &Engine,
+    library: &Library,
+    path: &Path,
+    root: &Path,
+    limits: &Limits,
+) -> Result<Loaded, Error> {
+    let root = root.canonicalize().map_err(|error| Error::new(error.to_string(), &root.display().to_string()))?;
+    let mut loader = Loader { engine, library, root, limits, texts: BTreeMap::new(), open: Vec::new() };
+    let (name, ast) = loader.file(path, None)?;
+    Ok(Loaded { ast, name, texts: loader.texts })
+}
+
+/// The imported modules, by the importing file's name and the path written there.
+#[derive(Clone, Default)]
+pub(super) struct Library(Arc<Mutex<BTreeMap<(String, String), SharedModule>>>);
+
+impl ModuleResolver for Library {
+    fn resolve(
+        &self,
+        _: &Engine,
+        importer: Option<&str>,
+        literal: &str,
+        position: Position,
+    ) -> Result<SharedModule, Box<EvalAltResult>> {
+        let modules = self.0.lock().expect("no holder of this lock panics");
+        let key = (importer.unwrap_or_default().to_string(), literal.to_string());
+        modules.get(&key).cloned().ok_or_else(|| EvalAltResult::ErrorModuleNotFound(key.1, position).into())
+    }
+}
+
+/// An `import` statement.
+struct Import {
+    literal: String,
+    position: Position,
+}
+
+struct File {
+    name: String,
+    text: String,
+    ast: AST,
+}
+
+impl File {
+    fn read(engine: &Engine, path: &Path, name: &str) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::new(format!("cannot read the file: {error}"), name))?;
+        // A variable of this name exists when the plugin runs; its value must not be folded into the code here.
+        let mut known = Scope::new();
+        known.push("params", ());
+        let mut ast = engine
+            .compile_with_scope(&known, &text)
+            .map_err(|error| Error::parsing(error.err_type(), error.position(), name, &text))?;
+        ast.set_source(name);
+        Ok(Self { name: name.into(), text, ast })
+    }
+
+    fn imports(&self) -> Result<Vec<Import>, Error> {
+        let mut found = Vec::new();
+        self.ast.walk(&mut |path| {
+            if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = path.last() {
+                found.push(match &import.0 {
+                    Expr::StringConstant(literal, position) => {
+                        Ok(Import { literal: literal.to_string(), position: *position })
+                    }
+                    _ => Err(*position),
+                });
+            }
+            true
+        });
+        let check = |import: Result<Import, Position>| {
+            let refuse = |message: &str, position| Error::new(message, &self.name).at(position, &self.text);
+            match import {
+                Err(position) => Err(refuse("an import's path is literal text", position)),
+                Ok(import) if Path::new(&import.literal).is_absolute() => {
+                    Err(refuse("an import's path is relative to the importing file", import.position))
+                }
+                Ok(import) => Ok(import),
+            }
+        };
+        found.into_iter().map(check).collect()
+    }
+
+    fn missing(&self, import: &Import) -> Error {
+        Error::new(format!("no file `{}` to import", import.literal), &self.name).at(import.position, &self.text)
+    }
+}
+
+struct Loader<'a> {
+    engine: &'a Engine,
+    library: &'a Library,
+    root: PathBuf,
+    limits: &'a Limits,
+    texts: BTreeMap<String, String>,
+    /// The files being loaded, each importing the next.
+    open: Vec<PathBuf>,
+}
+
+impl Loader<'_> {
+    fn file(&mut self, path: &Path, import: Option<(&File, &Import)>) -> Result<(String, AST), Error> {
+        let shown = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
+        let refuse = |message: String| match import {
+            Some((file, import)) => Error::new(message, &file.name).at(import.position, &file.text),
+            None => Error::new(message, &shown),
+        };
+        let real = path.canonicalize().map_err(|error| match import {
+            Some((file, import)) => file.missing(import),
+            None => refuse(format!("cannot read the file: {error}")),
+        })?;
+        let Ok(inside) = real.strip_prefix(&self.root) else {
+            let literal = import.map_or(shown.as_str(), |(_, import)| &import.literal);
+            return Err(refuse(format!("`{literal}` lies outside of the project")));
+        };
+        let name = inside.display().to_string();
+        if self.open.contains(&real) {
+            return Err(refuse(format!("`{name}` imports itself")));
+        }
+        let file = File::read(self.engine, &real, &name)?;
+        self.texts.insert(name.clone(), file.text.clone());
+        self.open.push(real.clone());
+        for import in file.imports()? {
+            let (module_name, ast) = self.file(&beside(&real, &import.literal), Some((&file, &import)))?;
+            let module = self.module(&module_name, &ast)?;
+            let mut modules = self.library.0.lock().expect("no holder of this lock panics");
+            modules.insert((name.clone(), import.literal), module);
+        }
+        self.open.pop();
+        Ok((name, file.ast))
+    }
+
+    fn module(&self, name: &str, ast: &AST) -> Result<SharedModule, Error> {
+        let make = || Module::eval_ast_as_new(Scope::new(), ast, self.engine);
+        let mut module = sandbox::timed(self.limits.wall, make)
+            .map_err(|error| Error::running(&error, self.engine, name, &self.texts, self.limits))?;
+        module.build_index();
+        Ok(module.into())
+    }
+}
+
+/// The file that `literal` names in an import of `importer`.
+fn beside(importer: &Path, literal: &str) -> PathBuf {
+    let mut path = importer.parent().unwrap_or(Path::new("")).to_path_buf();
+    for part in Path::new(literal).components() {
+        match part {
+            Component::CurDir => (),
+            Component::ParentDir if path.file_name().is_some() => _ = path.pop(),
+            part => path.push(part),
+        }
+    }
+    if path.extension().is_none_or(|extension| extension != "rhai") {
+        path.as_mut_os_string().push(".rhai");
+    }
+    path
+}
