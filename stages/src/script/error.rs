@@ -71,9 +71,6 @@ impl Error {
                     "a function sees its own variables and `params`; a constant of the file is `global::{variable}`"
                 )),
             ),
-            ParseErrorType::Reserved(word) if word == "eval" => {
-                ("`eval` is switched off".into(), Some("a plugin can't run text as code".into()))
-            }
             kind => (lower(&kind.to_string()), None),
         };
         Self { hint, ..Self::new(message, name).at(position, text) }
@@ -137,7 +134,7 @@ impl fmt::Display for Error {
             write!(f, "\n{gutter} = {name}: {value}")?;
         }
         match &self.hint {
-            Some(hint) => write!(f, "\n{gutter} = hint: {hint}"),
+            Some(hint) => write!(f, "\n{gutter} = help: {hint}"),
             None => Ok(()),
         }
     }
@@ -163,7 +160,7 @@ fn describe(error: &EvalAltResult, engine: &Engine, limits: &Limits) -> (String,
             Some(format!("a field that may be missing is read with `.get(\"{name}\") ?? default`")),
         ),
         Rhai::ErrorTooManyOperations(_) => (format!("stopped after {} operations", limits.operations), None),
-        Rhai::ErrorTerminated(_, _) => (format!("stopped after {} seconds", limits.wall.as_secs_f64()), None),
+        Rhai::ErrorTerminated(why, _) => (why.to_string(), None),
         Rhai::ErrorStackOverflow(_) => (format!("calls are nested more than {} deep", limits.call_levels), None),
         Rhai::ErrorDataTooLarge(what, _) => {
             let most = match what.as_str() {
@@ -186,7 +183,8 @@ fn describe(error: &EvalAltResult, engine: &Engine, limits: &Limits) -> (String,
 
 fn unknown_function(signature: &str, engine: &Engine) -> (String, Option<String>) {
     let name = signature.split([' ', '(']).next().unwrap_or(signature);
-    let message = format!("no function `{}`", signature.replacen(" (", "(", 1));
+    let shown = signature.replacen(" (", "(", 1).replace("&str | ImmutableString | String", "string");
+    let message = format!("no function `{shown}`");
     let known = engine.gen_fn_signatures(true);
     let names = || known.iter().filter_map(|known| known.split('(').next());
     let forms: Vec<_> = known.iter().filter(|known| known.split('(').next() == Some(name)).collect();

@@ -7,9 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, Module, ModuleResolver, Position, Scope, SharedModule, Stmt,
-};
+use rhai::{AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, Module, ModuleResolver, Position, Scope, Shared, Stmt};
 
 use super::{
     error::Error,
@@ -63,7 +61,7 @@ pub(super) fn load(
 
 /// The imported modules, by the importing file's name and the path written there.
 #[derive(Clone, Default)]
-pub(super) struct Library(Arc<Mutex<BTreeMap<(String, String), SharedModule>>>);
+pub(super) struct Library(Arc<Mutex<BTreeMap<(String, String), Shared<Module>>>>);
 
 impl ModuleResolver for Library {
     fn resolve(
@@ -72,7 +70,7 @@ impl ModuleResolver for Library {
         importer: Option<&str>,
         literal: &str,
         position: Position,
-    ) -> Result<SharedModule, Box<EvalAltResult>> {
+    ) -> Result<Shared<Module>, Box<EvalAltResult>> {
         let modules = self.0.lock().expect("no holder of this lock panics");
         let key = (importer.unwrap_or_default().to_string(), literal.to_string());
         modules.get(&key).cloned().ok_or_else(|| EvalAltResult::ErrorModuleNotFound(key.1, position).into())
@@ -93,7 +91,8 @@ struct File {
 
 impl File {
     fn read(engine: &Engine, path: &Path, name: &str) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::new(format!("cannot read the file: {error}"), name))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::new(format!("cannot read the file: {error}"), name))?;
         // A variable of this name exists when the plugin runs; its value must not be folded into the code here.
         let mut known = Scope::new();
         known.push("params", ());
@@ -177,7 +176,7 @@ impl Loader<'_> {
         Ok((name, file.ast))
     }
 
-    fn module(&self, name: &str, ast: &AST) -> Result<SharedModule, Error> {
+    fn module(&self, name: &str, ast: &AST) -> Result<Shared<Module>, Error> {
         let make = || Module::eval_ast_as_new(Scope::new(), ast, self.engine);
         let mut module = sandbox::timed(self.limits.wall, make)
             .map_err(|error| Error::running(&error, self.engine, name, &self.texts, self.limits))?;

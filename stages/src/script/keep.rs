@@ -31,8 +31,9 @@ impl Script {
     /// The [`Error`] of the first row in order whose verdict is none.
     pub fn keep_rows(&self, rows: &[Row], first: usize) -> anyhow::Result<Vec<Keep>> {
         self.parameters("keep", 2)?;
-        let verdict =
-            |i, row: &Row| self.keep(value::from_row(row)).map_err(|error| error.note("row", error::numbered(first + i, row)));
+        let verdict = |i, row: &Row| {
+            self.keep(value::from_row(row)).map_err(|error| error.note("row", error::numbered(first + i, row)))
+        };
         Ok(each(rows, verdict)?)
     }
 

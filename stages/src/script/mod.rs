@@ -23,6 +23,8 @@ mod reward;
 mod rng;
 mod rows;
 mod sandbox;
+#[cfg(test)]
+mod tests;
 mod tests_of;
 mod value;
 
@@ -123,7 +125,9 @@ impl Script {
             catch_unwind(AssertUnwindSafe(call))
         })
         .map_err(|_| Error::new("the script engine panicked", &self.name).in_function(function))?
-        .map_err(|error| Error::running(&error, &self.engine, &self.name, &self.texts, &self.limits).in_function(function))
+        .map_err(|error| {
+            Error::running(&error, &self.engine, &self.name, &self.texts, &self.limits).in_function(function)
+        })
     }
 
     /// How many parameters the function takes: at least one, and no more than are given.
@@ -148,17 +152,14 @@ impl Script {
 }
 
 /// Works on all items in parallel, with results in order; of several errors, the first in order.
-fn each<T: Sync, R: Send>(
-    items: &[T],
-    work: impl Fn(usize, &T) -> Result<R, Error> + Sync,
-) -> Result<Vec<R>, Error> {
+fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(usize, &T) -> Result<R, Error> + Sync) -> Result<Vec<R>, Error> {
     // Small enough that a plugin that always fails, or is always slow, is stopped soon.
     const CHUNK: usize = 64;
     let mut results = Vec::with_capacity(items.len());
     for (number, chunk) in items.chunks(CHUNK).enumerate() {
         let start = number * CHUNK;
-        let done: Vec<_> = sandbox::pool()
-            .install(|| chunk.par_iter().enumerate().map(|(i, item)| work(start + i, item)).collect());
+        let done: Vec<_> =
+            sandbox::pool().install(|| chunk.par_iter().enumerate().map(|(i, item)| work(start + i, item)).collect());
         for result in done {
             results.push(result?);
         }

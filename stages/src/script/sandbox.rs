@@ -68,11 +68,8 @@ pub(super) fn engine(limits: &Limits, params: Dynamic, library: Library) -> Engi
         .set_max_modules(32);
     // Interning takes a lock that all threads would share.
     engine.set_max_strings_interned(0);
-    engine.on_progress(|operations| {
-        // Asking the clock costs as much as an operation; every 64th of them may each copy a megabyte.
-        let late = operations % 64 == 0 && DEADLINE.get().is_some_and(|deadline| Instant::now() >= deadline);
-        late.then_some(Dynamic::UNIT)
-    });
+    let wall = limits.wall;
+    engine.on_progress(move |operations| watch(operations, wall).map(Dynamic::from));
     engine.on_print(|text| tracing::info!(target: "plugin", "{text}"));
     engine.on_debug(|text, source, position| tracing::debug!(target: "plugin", ?source, ?position, "{text}"));
     forbid(&mut engine);
@@ -81,10 +78,43 @@ pub(super) fn engine(limits: &Limits, params: Dynamic, library: Library) -> Engi
 
 /// Runs a call of a plugin that has to end in time.
 pub(super) fn timed<R>(wall: Duration, call: impl FnOnce() -> R) -> R {
-    let before = DEADLINE.replace(Some(Instant::now() + wall));
+    let before = (DEADLINE.replace(Some(Instant::now() + wall)), RESIDENT.replace(None));
     let result = call();
-    DEADLINE.set(before);
+    DEADLINE.set(before.0);
+    RESIDENT.set(before.1);
     result
+}
+
+/// What the engine's own limits don't see: why the call has to end now, if it has to.
+fn watch(operations: u64, wall: Duration) -> Option<String> {
+    // Asking the clock costs as much as an operation; every 64th of them may each copy a megabyte.
+    if operations % 64 == 0 && DEADLINE.get().is_some_and(|deadline| Instant::now() >= deadline) {
+        return Some(format!("stopped after {} seconds", wall.as_secs_f64()));
+    }
+    // Rhai measures what an assignment to `map[key]` puts in, but not the map that it makes large.
+    if operations % 1024 == 0
+        && let Some(now) = resident_bytes()
+    {
+        const MOST: u64 = 1 << 30;
+        let start = RESIDENT.get().unwrap_or(now);
+        RESIDENT.set(Some(start));
+        if now > start + MOST {
+            return Some(format!("stopped after taking {} GiB of memory", MOST >> 30));
+        }
+    }
+    None
+}
+
+/// Memory of the whole process. A plugin's call is short beside all else that could make it grow.
+fn resident_bytes() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+        // Pages of at least 4 KiB; where they are larger, the limit is too.
+        Some(pages.split(' ').nth(1)?.parse::<u64>().ok()? * 4096)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// The threads that plugins run on.
@@ -105,6 +135,8 @@ pub(super) fn pool() -> &'static ThreadPool {
 
 thread_local! {
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Memory of the process when the running call was first looked at.
+    static RESIDENT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 /// The language without its clock.
@@ -129,7 +161,8 @@ fn forbid(engine: &mut Engine) {
     engine.register_fn("sleep", move |_: f64| sleep());
     engine.register_fn("timestamp", || -> Refusal { Err("`timestamp` is switched off: a plugin has no clock".into()) });
     for name in ["rand", "rand_float", "rand_bool"] {
-        let refuse = move || -> Refusal { Err(format!("no `{name}`: chance comes from `rng`, which has a seed").into()) };
+        let refuse =
+            move || -> Refusal { Err(format!("no `{name}`: chance comes from `rng`, which has a seed").into()) };
         engine.register_fn(name, refuse);
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use rhai::{Dynamic, Engine, EvalAltResult, Map};
 
-use super::{Error, Row, Script, rng::Rng, sandbox::Limits, sandbox, value};
+use super::{Error, Row, Script, rng::Rng, sandbox, sandbox::Limits, value};
 
 /// How one test went, or why a file holds none that could.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,11 @@ pub fn run_tests(path: &Path, root: &Path) -> anyhow::Result<Vec<TestOutcome>> {
         match Script::load(&file, root, &Row::new(), Limits::default(), register) {
             Ok(script) => outcomes.extend(script.run_own_tests()),
             Err(error) => {
-                outcomes.push(TestOutcome { file: error.file.clone(), name: String::new(), error: Some(error.to_string()) });
+                outcomes.push(TestOutcome {
+                    file: error.file.clone(),
+                    name: String::new(),
+                    error: Some(error.to_string()),
+                });
             }
         }
     }

@@ -39,7 +39,8 @@ static WORD: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\p{Han}|[\p{L}\p{M}--\p{Han}]+").expect("a constant that tests compile"));
 
 static WHOLE_WORDS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
-    let whole = |(_, class): &(_, &str)| Regex::new(&format!(r"^[{class}\p{{M}}]+$")).expect("constants that tests compile");
+    let whole =
+        |(_, class): &(_, &str)| Regex::new(&format!(r"^[{class}\p{{M}}]+$")).expect("constants that tests compile");
     SCRIPTS.iter().map(whole).collect()
 });
 

@@ -57,8 +57,9 @@ mod functions {
 }
 
 /// A number in running text. Commas count where they part groups of three.
-static NUMBER: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"-?(?:\d{1,3}(?:,\d{3})+\b|\d+)(?:\.\d+)?(?:/\d+)?").expect("a constant that tests compile"));
+static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"-?(?:\d{1,3}(?:,\d{3})+\b|\d+)(?:\.\d+)?(?:/\d+)?").expect("a constant that tests compile")
+});
 
 /// The whole of a number, without sign, unit and what follows: groups or digits, decimals, denominator.
 static WHOLE: LazyLock<Regex> = LazyLock::new(|| {

@@ -26,7 +26,7 @@ mod functions {
 
     /// The text's words: what white space parts.
     pub fn words(text: &str) -> Array {
-        text.split_whitespace().map(Dynamic::from).collect()
+        text.split_whitespace().map(Into::into).collect()
     }
 
     /// The share of runs of `length` words that occurred before in the text: 0 where all differ, towards
