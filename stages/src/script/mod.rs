@@ -36,7 +36,6 @@ use std::{
 
 use rayon::prelude::*;
 use rhai::{AST, Dynamic, Engine, Scope};
-use serde_json::{Map, Value};
 
 pub use self::{
     error::Error,
@@ -46,8 +45,7 @@ pub use self::{
     tests_of::{TestOutcome, run_tests},
 };
 use self::{imports::Library, sandbox::Limits};
-
-type Row = Map<String, Value>;
+use crate::data::rows::Row;
 
 /// A plugin, compiled and ready to be called from many threads.
 pub struct Script {
