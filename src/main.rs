@@ -1,1 +1,41 @@
-fn main() {}
+//! The command line: the only place that prints and exits.
+
+mod args;
+mod check;
+mod explain;
+mod outcome;
+mod pipeline;
+mod plan;
+mod progress;
+mod run;
+mod screen;
+mod show;
+mod signals;
+mod stages;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Command, Verb};
+
+/// Rows and scripts are many small allocations from many threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let Command { verb, global } = Command::parse();
+    screen::set_up(global.color);
+    let outcome = match verb {
+        Verb::Check { file } => check::check(&file, &global),
+        Verb::Plan { file } => plan::plan(&file, &global),
+        Verb::Run { file, until } => run::run(&file, until.as_deref(), &global),
+        Verb::Explain { file, node } => explain::explain(&file, &node, &global),
+        Verb::Show { file, node } => show::show(&file, &node, &global),
+        Verb::Stages { name } => stages::stages(name.as_deref()),
+    };
+    match outcome {
+        Ok(code) => code.into(),
+        Err(trouble) => trouble.tell().into(),
+    }
+}

@@ -199,7 +199,7 @@ impl Stat {
     #[cfg(not(unix))]
     fn of(metadata: &Metadata) -> Self {
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let modified_ns = modified.map_or(i128::MAX, |since| since.as_nanos() as i128);
+        let modified_ns = modified.and_then(|since| i128::try_from(since.as_nanos()).ok()).unwrap_or(i128::MAX);
         Self { device: 0, inode: 0, size: metadata.len(), modified_ns, changed_ns: modified_ns }
     }
 
@@ -208,8 +208,8 @@ impl Stat {
     fn is_settled(&self) -> bool {
         const TICK: Duration = Duration::from_secs(2);
         let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else { return false };
-        let settled_ns = (now.saturating_sub(TICK)).as_nanos() as i128;
-        self.modified_ns.max(self.changed_ns) < settled_ns
+        let settled_ns = i128::try_from(now.saturating_sub(TICK).as_nanos());
+        settled_ns.is_ok_and(|settled_ns| self.modified_ns.max(self.changed_ns) < settled_ns)
     }
 }
 
@@ -252,7 +252,7 @@ mod tests {
 
     fn age(path: &Path) {
         let file = File::options().write(true).open(path).unwrap();
-        file.set_times(FileTimes::new().set_modified(SystemTime::now() - Duration::from_secs(60))).unwrap();
+        file.set_times(FileTimes::new().set_modified(SystemTime::now() - Duration::from_mins(1))).unwrap();
     }
 
     #[test]

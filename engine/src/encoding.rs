@@ -32,7 +32,9 @@ fn append(bytes: &mut Vec<u8>, value: &Value) {
         Value::Array(items) => {
             bytes.push(b'l');
             append_count(bytes, items.len());
-            items.iter().for_each(|item| append(bytes, item));
+            for item in items {
+                append(bytes, item);
+            }
         }
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();

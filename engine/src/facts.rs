@@ -294,21 +294,27 @@ impl Legend {
 
 fn brief(value: Option<&Value>) -> String {
     const LONGEST: usize = 80;
-    let text = match value {
-        None => return "(none)".into(),
-        Some(Value::Number(number)) if number.is_f64() => float_text(number.as_f64().expect("asked above")),
-        Some(other) => other.to_string(),
-    };
+    let Some(value) = value else { return "(none)".into() };
+    let text = fact_text(value);
     if text.chars().count() <= LONGEST {
         return text;
     }
     text.chars().take(LONGEST).chain("...".chars()).collect()
 }
 
+/// A parameter's value as people write it.
+#[must_use]
+pub fn fact_text(value: &Value) -> String {
+    match value {
+        Value::Number(number) if number.is_f64() => number.as_f64().map_or_else(String::new, float_text),
+        other => other.to_string(),
+    }
+}
+
 /// As its author wrote it: a parameter of 32 bits is widened on its way here, `3e-6` to `3.000000106112566e-6`.
 fn float_text(wide: f64) -> String {
     let narrow = wide as f32;
-    if f64::from(narrow) == wide { format!("{narrow:?}") } else { format!("{wide:?}") }
+    if f64::from(narrow).to_bits() == wide.to_bits() { format!("{narrow:?}") } else { format!("{wide:?}") }
 }
 
 #[cfg(test)]

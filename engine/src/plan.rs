@@ -6,7 +6,7 @@ mod order;
 mod parameters;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -62,6 +62,20 @@ impl Plan {
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// Only this node and all that it needs.
+    #[must_use]
+    pub fn until(&self, name: &str) -> Self {
+        let mut needed = BTreeSet::from([name]);
+        // From the end: a node comes after those that it needs.
+        for node in self.nodes.iter().rev() {
+            if needed.contains(&*node.name) {
+                needed.extend(node.inputs.iter().flat_map(|input| &input.nodes).map(String::as_str));
+            }
+        }
+        let nodes = self.nodes.iter().filter(|node| needed.contains(&*node.name)).cloned().collect();
+        Self { name: self.name.clone(), root: self.root.clone(), file: self.file.clone(), nodes }
     }
 }
 

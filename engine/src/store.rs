@@ -72,6 +72,7 @@ pub struct Store {
 
 /// What the store has for some facts.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Found {
     Whole(Artifact),
     Absent,
@@ -81,6 +82,7 @@ pub enum Found {
 
 /// What opening a result gives: the result, or the right to make it.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Lookup<'a> {
     Hit(Artifact),
     Miss(Draft<'a>),
@@ -194,10 +196,9 @@ impl Store {
             return Ok(());
         }
         let now = Last { fingerprint, before: last.map(|last| last.fingerprint) };
-        let path = self.last_path(pipeline, node);
-        let folder = path.parent().expect("a file below `nodes`");
-        fs::create_dir_all(folder).at("make", folder)?;
-        replace(&path, &to_json(&now))
+        let folder = self.root.join("nodes").join(file_name(pipeline));
+        fs::create_dir_all(&folder).at("make", &folder)?;
+        replace(&self.last_path(pipeline, node), &to_json(&now))
     }
 
     /// Digest of a file or folder outside the store.
@@ -243,9 +244,12 @@ impl Store {
     fn quarantine(&self, fingerprint: Fingerprint) -> Result<(), StoreError> {
         let place = self.root.join("quarantine");
         fs::create_dir_all(&place).at("make", &place)?;
-        let free = (1..).map(|number| place.join(format!("{fingerprint}-{number}"))).find(|path| !path.exists());
+        let mut number = 1;
+        while place.join(format!("{fingerprint}-{number}")).exists() {
+            number += 1;
+        }
         let folder = self.artifact_folder(fingerprint);
-        fs::rename(&folder, free.expect("numbers don't end")).at("move to quarantine", &folder)
+        fs::rename(&folder, place.join(format!("{fingerprint}-{number}"))).at("move to quarantine", &folder)
     }
 
     fn lay_out(&self) -> Result<(), StoreError> {

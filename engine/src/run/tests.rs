@@ -125,7 +125,7 @@ impl Project {
         forecast(&self.plan(), &self.store()).unwrap().iter().map(|forecast| word(&forecast.verdict)).collect()
     }
 
-    fn data(&self, report: &Report, node: &str) -> PathBuf {
+    fn data(report: &Report, node: &str) -> PathBuf {
         let node = report.nodes.iter().find(|report| report.node == node).unwrap();
         node.artifact.as_ref().unwrap().data().join("text")
     }
@@ -148,7 +148,7 @@ fn a_run_makes_everything_and_the_next_reuses_it() {
     let project = Project::greeting("hello", None);
     let first = project.run();
     assert_eq!(words(&first), "made made made");
-    assert_eq!(fs::read_to_string(project.data(&first, "loud")).unwrap(), "HELLO WORLD");
+    assert_eq!(fs::read_to_string(Project::data(&first, "loud")).unwrap(), "HELLO WORLD");
     let metrics = first.nodes[2].artifact.as_ref().unwrap().last_metrics().unwrap();
     assert_eq!(Value::Object(metrics), json!({"step": 1, "texts": 2.0}));
     assert_eq!(project.outcomes(), "reused reused reused");
@@ -318,7 +318,7 @@ fn a_missing_source_fails_its_node_by_name() {
 #[test]
 fn a_damaged_result_is_made_again_with_the_reason() {
     let project = Project::greeting("hello", None);
-    let path = project.data(&project.run(), "a");
+    let path = Project::data(&project.run(), "a");
     fs::remove_file(&path).unwrap();
     fs::write(&path, "HELLO").unwrap();
     let damage = "its stored result was damaged: the bytes of `data/text` changed";

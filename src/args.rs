@@ -1,0 +1,102 @@
+//! The command line: every verb and flag with the sentence that explains it.
+//! Knows nothing of what the verbs do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs a whole post-training recipe from one YAML file: reuses what nothing changed, runs the rest, says why.
+#[derive(Debug, Parser)]
+#[command(name = "mashbill", version, max_term_width = 100, after_help = EXAMPLES, subcommand_required = true)]
+pub struct Command {
+    #[command(subcommand)]
+    pub verb: Verb,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mashbill run pipelines/r1_tiny.yaml             everything, from nothing to the report card
+  mashbill run pipelines/r1_tiny.yaml             again: nothing changed, all of it is reused
+  mashbill plan pipelines/r1_tiny.yaml            what a run would do, and why
+  mashbill run FILE --until cold_start --seed 2   a part of it, with another seed
+  mashbill explain FILE reasoning_rl              which fact changed, old and new
+  mashbill show FILE reasoning_rl                 its folder, facts, metrics and a few rows
+  mashbill stages grpo                            every parameter, with its default
+
+Exit codes:
+  0 done   1 a node or a test failed   2 a mistake in the command line or the pipeline
+  3 the disk or the store failed   130 stopped by Ctrl-C   143 stopped by SIGTERM";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Global {
+    /// Folder that relative paths in a pipeline start from
+    ///
+    /// Without it: the nearest folder above the pipeline that holds `.mashbill` or `.git`, else the current one.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub root: Option<PathBuf>,
+
+    /// Folder that keeps the results [default: `.mashbill` in the root]
+    #[arg(long, global = true, value_name = "FOLDER", env = "MASHBILL_STORE")]
+    pub store: Option<PathBuf>,
+
+    /// Replace a value of the pipeline: `--set vars.group=4 --set nodes.grpo.with.steps=20`
+    #[arg(long, global = true, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+
+    /// Short for `--set seed=N`
+    #[arg(long, global = true, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// When to colour; `auto` heeds `NO_COLOR` and whether a person is looking
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Read a pipeline and tell every mistake in it at once
+    Check {
+        /// The pipeline's YAML file
+        file: PathBuf,
+    },
+    /// Say what a run would do with each node, and why, without doing it
+    Plan {
+        /// The pipeline's YAML file
+        file: PathBuf,
+    },
+    /// Make what is not there yet
+    ///
+    /// Stop it at any time: Ctrl-C once saves what a stage has and ends, twice ends at once. The same command
+    /// continues where it was.
+    Run {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        /// Only this node and what it needs
+        #[arg(long, value_name = "NODE")]
+        until: Option<String>,
+    },
+    /// Say why a node runs or is reused: which fact changed, old and new, down to the cause
+    Explain {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        node: String,
+    },
+    /// Show a node's result: folder, facts, metrics and a few rows
+    Show {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        node: String,
+    },
+    /// List the stages, or the parameters of one
+    Stages { name: Option<String> },
+}

@@ -1,0 +1,57 @@
+//! From the words on the command line to a plan and its store.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use engine::{Node, Plan, Sources, Spec, Store};
+
+use crate::{args::Global, outcome::Trouble};
+
+/// Reads a pipeline and resolves it.
+pub fn plan(file: &Path, global: &Global) -> Result<Plan, Trouble> {
+    let text = match fs::read(file).map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => return Err(Trouble::usage(format!("`{}` is not UTF-8 text", file.display()))),
+        Err(error) => {
+            let message = format!("cannot read the pipeline `{}`: {error}", file.display());
+            return Err(Trouble::usage(message));
+        }
+    };
+    let seed = global.seed.map(|seed| format!("seed={seed}"));
+    let overrides = seed.into_iter().chain(global.set.iter().cloned()).collect();
+    let sources = Sources { root: root(file, global)?, file: file.into(), text, overrides };
+    let spec = Spec::parse(sources).map_err(Trouble::Mistakes)?;
+    Plan::resolve(&spec, &::stages::registry()).map_err(Trouble::Mistakes)
+}
+
+/// The store that goes with a root.
+pub fn store(root: &Path, global: &Global) -> Result<Store, Trouble> {
+    let folder = global.store.clone().unwrap_or_else(|| root.join(".mashbill"));
+    Ok(Store::at(folder)?)
+}
+
+/// The node of that name.
+pub fn node<'a>(plan: &'a Plan, name: &str) -> Result<&'a Node, Trouble> {
+    plan.node(name).ok_or_else(|| Trouble::Usage {
+        message: format!("{}: no node `{name}`", plan.file.display()),
+        hint: engine::hint(name, plan.nodes().iter().map(|node| node.name.as_str()), "the nodes are"),
+    })
+}
+
+/// Where relative paths start: `--root`, else the nearest marked folder above `file`, else the current one.
+pub fn root(file: &Path, global: &Global) -> Result<PathBuf, Trouble> {
+    let absolute = |path: &Path| {
+        fs::canonicalize(path).map_err(|error| Trouble::usage(format!("cannot open `{}`: {error}", path.display())))
+    };
+    if let Some(root) = &global.root {
+        return absolute(root);
+    }
+    let file = absolute(file)?;
+    let is_marked = |folder: &&Path| folder.join(".mashbill").is_dir() || folder.join(".git").exists();
+    match file.ancestors().skip(1).find(is_marked) {
+        Some(folder) => Ok(folder.into()),
+        None => absolute(Path::new(".")),
+    }
+}

@@ -1,0 +1,136 @@
+//! Writes to the terminal: results to stdout, everything else to stderr, colour where it is wanted.
+//! A reader that went away (`| head`) ends nothing.
+
+use std::{
+    fmt::Arguments,
+    io::{self, Write},
+    sync::Mutex,
+};
+
+use indicatif::ProgressBar;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Color;
+
+pub const BOLD: &str = "\x1b[1m";
+pub const DIM: &str = "\x1b[2m";
+pub const RED: &str = "\x1b[1;31m";
+pub const GREEN: &str = "\x1b[32m";
+pub const YELLOW: &str = "\x1b[33m";
+pub const RESET: &str = "\x1b[0m";
+
+/// The line that moves, if there is one: whoever else writes must step over it.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+pub fn set_up(color: Color) {
+    match color {
+        Color::Auto => {}
+        Color::Always => anstream::ColorChoice::Always.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    let filter = EnvFilter::try_from_env("MASHBILL_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).without_time().with_writer(|| Stderr).init();
+}
+
+/// A line of the result, on stdout.
+pub fn result(line: Arguments<'_>) {
+    step_over(|| {
+        let _ = writeln!(anstream::stdout().lock(), "{line}");
+    });
+}
+
+/// A line for whoever watches, on stderr.
+pub fn note(line: &str) {
+    step_over(|| {
+        let _ = writeln!(anstream::stderr().lock(), "{line}");
+    });
+}
+
+pub fn error(message: &str) {
+    note(&format!("{RED}error{RESET}{BOLD}: {message}{RESET}"));
+}
+
+pub fn set_bar(bar: Option<ProgressBar>) {
+    *BAR.lock().expect("no holder of this lock panics") = bar;
+}
+
+fn step_over(write: impl FnOnce()) {
+    match &*BAR.lock().expect("no holder of this lock panics") {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
+/// `say!("{node} is reused")`.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::screen::result(format_args!($($words)*)) };
+}
+pub(crate) use say;
+
+/// Columns side by side, the last one as wide as it wants to be.
+pub fn table(rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| width_of(cell)).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width - width_of(cell) + 2));
+        }
+        say!("{}", line.trim_end());
+    }
+}
+
+/// Characters that show: all but escape codes.
+fn width_of(cell: &str) -> usize {
+    let mut in_escape = false;
+    cell.chars()
+        .filter(|letter| {
+            let shows = !in_escape && *letter != '\x1b';
+            in_escape = *letter == '\x1b' || in_escape && *letter != 'm';
+            shows
+        })
+        .count()
+}
+
+/// At most `width` characters of the first line.
+pub fn brief(text: &str, width: usize) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    line.chars().take(width.saturating_sub(3)).chain("...".chars()).collect()
+}
+
+/// Log lines of the libraries.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        note(String::from_utf8_lossy(bytes).trim_end());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_codes_take_no_room() {
+        assert_eq!(width_of("plain"), 5);
+        assert_eq!(width_of(&format!("{RED}é{RESET} b")), 3);
+    }
+
+    #[test]
+    fn brief_keeps_the_first_line_within_its_width() {
+        assert_eq!(brief("short\nsecond", 10), "short");
+        assert_eq!(brief("0123456789", 10), "0123456789");
+        assert_eq!(brief("0123456789a", 10), "0123456...");
+    }
+}

@@ -1,0 +1,133 @@
+//! `mashbill show`: a node's result as a person wants to see it.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::Path,
+};
+
+use engine::{Artifact, Found, Verdict, forecast};
+use serde_json::Value;
+
+use crate::{
+    args::Global,
+    outcome::{Code, Trouble},
+    pipeline,
+    run::figures,
+    screen::{self, BOLD, RESET, brief, say, table},
+};
+
+/// Lines shown of each file, and letters of each line.
+const LINES: usize = 3;
+const LETTERS: usize = 300;
+
+pub fn show(file: &Path, node: &str, global: &Global) -> Result<Code, Trouble> {
+    let plan = pipeline::plan(file, global)?;
+    let node = pipeline::node(&plan, node)?;
+    let store = pipeline::store(&plan.root, global)?;
+    let forecasts = forecast(&plan, &store)?;
+    let verdict = forecasts.into_iter().find(|forecast| forecast.node == node.name).map(|forecast| forecast.verdict);
+    let (artifact, state) = match verdict {
+        Some(Verdict::Reuse(reuse)) => (Some(reuse.artifact), "up to date"),
+        _ => {
+            let last = store.last(&plan.name, &node.name);
+            let found = last.map(|last| store.find(last.fingerprint)).transpose()?;
+            let artifact = match found {
+                Some(Found::Whole(artifact)) => Some(artifact),
+                Some(Found::Absent | Found::Damaged(_)) | None => None,
+            };
+            (artifact, "out of date; `mashbill explain` says why")
+        }
+    };
+    let Some(artifact) = artifact else {
+        screen::error(&format!("`{}` has no result yet", node.name));
+        screen::note(&format!("  hint: mashbill run {} --until {}", file.display(), node.name));
+        return Ok(Code::Failed);
+    };
+    say!("{BOLD}{}{RESET} ({}, {}): {state}", node.name, node.stage, node.place);
+    tell(&artifact);
+    Ok(Code::Done)
+}
+
+fn tell(artifact: &Artifact) {
+    let Artifact { manifest, facts, .. } = artifact;
+    let made = &manifest.made;
+    say!("{}", artifact.data().display());
+    let row = |name: &str, value: String| vec![format!("  {name}"), value];
+    let mut rows = vec![
+        row(
+            "made",
+            format!("{} in {:.1} s, by mashbill {} on {}", made.started, made.seconds, made.engine, made.platform),
+        ),
+        row("run", made.settings.to_string()),
+        row("result", manifest.fingerprint.to_string()),
+        row("content", manifest.content.to_string()),
+    ];
+    table(&rows);
+
+    say!("\n{BOLD}facts{RESET}");
+    rows =
+        vec![row("stage", format!("{} version {}", facts.stage, facts.version)), row("seed", facts.seed.to_string())];
+    parameters("with", &facts.with, &mut rows);
+    for (parameter, digests) in &facts.sources {
+        let paths = made.sources.get(parameter).map_or(&[][..], Vec::as_slice);
+        for (digest, path) in digests.iter().zip(paths) {
+            rows.push(row(&format!("with.{parameter}"), format!("{} {}", digest.short(), path.display())));
+        }
+    }
+    for (name, inputs) in &facts.inputs {
+        let origins = made.inputs.get(name).map_or(&[][..], Vec::as_slice);
+        for (input, origin) in inputs.iter().zip(origins) {
+            rows.push(row(
+                &format!("input {name}"),
+                format!("{} {} {}", input.content.short(), input.kind, origin.node),
+            ));
+        }
+    }
+    table(&rows);
+
+    if let Some(metrics) = artifact.last_metrics() {
+        say!("\n{BOLD}metrics{RESET}, step {}", metrics.get("step").unwrap_or(&Value::Null));
+        say!("  {}", figures(&metrics));
+    }
+    say!("\n{BOLD}files{RESET}");
+    table(&manifest.files.iter().map(|(name, file)| row(name, size(file.size))).collect::<Vec<_>>());
+    for name in manifest.files.keys() {
+        first_lines(name, &artifact.data().join(name));
+    }
+    first_lines("samples.jsonl", &artifact.folder.join("samples.jsonl"));
+}
+
+fn parameters(path: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(name, value)| parameters(&format!("{path}.{name}"), value, rows)),
+        // The path of a source, which is no fact.
+        Value::Null => {}
+        other => rows.push(vec![format!("  {path}"), brief(&engine::fact_text(other), LETTERS)]),
+    }
+}
+
+/// A report whole, of other text files a few lines, of anything else nothing.
+fn first_lines(name: &str, path: &Path) {
+    let extension = Path::new(name).extension().unwrap_or_default();
+    if extension == "md" {
+        say!("\n{}", fs::read_to_string(path).unwrap_or_default().trim_end());
+    } else if (extension == "jsonl" || extension == "txt")
+        && let Ok(file) = File::open(path)
+    {
+        say!("\n{BOLD}{name}{RESET}");
+        for line in BufReader::new(file).lines().take(LINES).map_while(Result::ok) {
+            say!("  {}", brief(&line, LETTERS));
+        }
+    }
+}
+
+/// `1.2 MB`, as disks are sold.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}

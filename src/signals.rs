@@ -1,0 +1,55 @@
+//! Ctrl-C and SIGTERM: the first asks the running stage to save and stop, the second ends at once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    thread,
+};
+
+use engine::Cancel;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{outcome::Code, screen};
+
+/// Which signal came, if any.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicI32>);
+
+impl Stop {
+    /// The exit code that belongs to the signal.
+    pub fn code(&self) -> Option<Code> {
+        code_of(self.0.load(Ordering::SeqCst))
+    }
+}
+
+fn code_of(signal: i32) -> Option<Code> {
+    match signal {
+        SIGINT => Some(Code::Interrupted),
+        SIGTERM => Some(Code::Terminated),
+        _ => None,
+    }
+}
+
+/// Listens from now on.
+pub fn listen(cancel: Cancel) -> std::io::Result<Stop> {
+    let stop = Stop::default();
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let heard = stop.clone();
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            if cancel.is_cancelled() {
+                // Locks are the kernel's, and drafts are thrown away or continued: nothing is left to tidy.
+                std::process::exit(code_of(signal).map_or(1, |code| code as i32));
+            }
+            heard.0.store(signal, Ordering::SeqCst);
+            cancel.cancel();
+            screen::note("stopping as soon as the stage has saved what it has; once more ends at once");
+        }
+    });
+    Ok(stop)
+}
