@@ -24,6 +24,7 @@ Examples:
   mashbill explain FILE reasoning_rl              which fact changed, old and new
   mashbill show FILE reasoning_rl                 its folder, facts, metrics and a few rows
   mashbill stages grpo                            every parameter, with its default
+  mashbill test plugins/                          the plugins' own tests
 
 Exit codes:
   0 done   1 a node or a test failed   2 a mistake in the command line or the pipeline
@@ -99,4 +100,10 @@ pub enum Verb {
     },
     /// List the stages, or the parameters of one
     Stages { name: Option<String> },
+    /// Run the `test_` functions of plugins
+    Test {
+        /// Plugins, or folders of them
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
 }

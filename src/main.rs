@@ -12,6 +12,7 @@ mod screen;
 mod show;
 mod signals;
 mod stages;
+mod test;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Verb::Explain { file, node } => explain::explain(&file, &node, &global),
         Verb::Show { file, node } => show::show(&file, &node, &global),
         Verb::Stages { name } => stages::stages(name.as_deref()),
+        Verb::Test { paths } => test::test(&paths, &global),
     };
     match outcome {
         Ok(code) => code.into(),
