@@ -4,18 +4,28 @@
 use engine::Registry;
 
 use crate::{
-    export::Export, import::Import, init::Init, load::Load, merge::Merge, split::Split, tokenizer::Tokenizer,
+    distill::Distill, evaluate::Evaluate, export::Export, grpo::Grpo, import::Import, init::Init, load::Load,
+    logprobs::Logprobs, merge::Merge, pretrain::Pretrain, reject::Reject, sample::Sample, sft::Sft, split::Split,
+    tokenizer::Tokenizer,
 };
 
 /// Every stage of this crate.
 #[must_use]
 pub fn registry() -> Registry {
     Registry::new()
+        .with::<Distill>()
+        .with::<Evaluate>()
         .with::<Export>()
+        .with::<Grpo>()
         .with::<Import>()
         .with::<Init>()
         .with::<Load>()
+        .with::<Logprobs>()
         .with::<Merge>()
+        .with::<Pretrain>()
+        .with::<Reject>()
+        .with::<Sample>()
+        .with::<Sft>()
         .with::<Split>()
         .with::<Tokenizer>()
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use engine::InputArtifact;
 use serde_json::{Map, Value};
 
 /// One row. It may carry `prompt`, `completion`, `messages`, `answer`, `text`, `ids` and anything else, which is kept.
@@ -23,6 +24,18 @@ pub fn read(folder: &Path) -> Result<Vec<Row>> {
     let path = folder.join(FILE);
     let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     Ok(parse(&path, &bytes)?.into_iter().map(|(_, row)| row).collect())
+}
+
+/// The rows of all artifacts of an input, one after another.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_all(inputs: &[InputArtifact]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for input in inputs {
+        rows.extend(read(&input.path)?);
+    }
+    Ok(rows)
 }
 
 /// Writes the rows of an artifact and says how many.

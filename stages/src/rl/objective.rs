@@ -60,6 +60,8 @@ pub struct Tokens {
 pub struct Evaluated {
     /// `[1]`, differentiable: the weighted sum of the tokens' losses.
     pub loss: Tensor<1>,
+    /// The log-probabilities themselves, `[tokens]`.
+    pub logprobs: Vec<f32>,
     /// Sum of the k3 estimates.
     pub kl: f64,
     /// Tokens whose gradient the clip took away.
@@ -95,7 +97,7 @@ pub fn evaluate(logprobs: Tensor<1>, tokens: &Tokens, coefficients: Coefficients
         per_token = per_token - (difference.clone().exp() - difference - 1.0) * kl_coef;
     }
     let loss = (per_token * constant(&tokens.weights)).sum() * -1.0;
-    Evaluated { loss, kl, clipped }
+    Evaluated { loss, logprobs: now, kl, clipped }
 }
 
 /// Schulman's k3 estimate of KL(policy || reference) from one token.

@@ -1,0 +1,69 @@
+//! Distillation as DeepSeek-R1 does it: the teacher answers, rules keep, the student learns the answers.
+
+use anyhow::{Context as _, Result};
+use engine::{Arity, Context, Input, Problem, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    data::{checkpoint::Checkpoint, rows},
+    device::Compute,
+    nn::decoder::Decoder,
+    rejection::Rejection,
+    sft::Sft,
+    text::complete::Speaker,
+};
+
+/// Fine-tunes a student on what its teacher says and a script keeps (DeepSeek-R1, section 2.4: SFT only, no RL).
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Distill {
+    /// How the teacher answers, and what is kept.
+    pub teach: Rejection,
+    /// How the student learns; parameters as of the stage `sft`.
+    #[serde(default)]
+    pub learn: Sft,
+}
+
+/// The kept answers, in scratch: a resumed run does not ask the teacher again.
+const LESSONS: &str = "lessons";
+
+impl Stage for Distill {
+    const NAME: &'static str = "distill";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Input] = &[
+        Input { name: "teacher", kinds: &["checkpoint"], arity: Arity::One, about: "Who answers." },
+        Input { name: "student", kinds: &["checkpoint"], arity: Arity::One, about: "Who learns." },
+        Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What the teacher is asked." },
+    ];
+    const OUTPUT: &'static str = "checkpoint";
+    type Settings = Compute;
+
+    fn check(&self) -> Vec<Problem> {
+        let below = |problem: Problem| Problem { parameter: format!("learn.{}", problem.parameter), ..problem };
+        self.learn.check().into_iter().map(below).collect()
+    }
+
+    fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
+        let lessons = ctx.scratch().join(LESSONS);
+        if !lessons.exists() {
+            let teacher = Checkpoint::open(&ctx.input("teacher")?.path).context("opening the teacher")?;
+            let decoder = Decoder::new(&teacher.config, &teacher.weights, &compute.device()?)?;
+            let prompts = rows::read_all(ctx.inputs("prompts"))?;
+            let speaker = Speaker {
+                decoder: &decoder,
+                tokenizer: &teacher.tokenizer,
+                sampling: &self.teach.sampling,
+                stop: &[],
+                slots: compute.slots,
+            };
+            let kept = self.teach.rows(speaker, &prompts, ctx)?;
+            let writing = lessons.with_extension("writing");
+            std::fs::create_dir_all(&writing)?;
+            rows::write(&writing, kept)?;
+            std::fs::rename(&writing, &lessons)?;
+        }
+        let student = Checkpoint::open(&ctx.input("student")?.path).context("opening the student")?;
+        self.learn.learn(student, &rows::read(&lessons)?, &[], compute, ctx)?.save(ctx.output())
+    }
+}

@@ -1,0 +1,473 @@
+//! Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300; DeepSeek-R1, arXiv 2501.12948v2),
+//! top to bottom: sample groups, score them, compare within the group, take clipped steps.
+//!
+//! One rollout phase samples `prompts_per_step * steps_per_rollout` prompts `group_size` times from the policy
+//! as it is (the old policy), and is then split at random into `steps_per_rollout` minibatches, one optimiser
+//! step each, one inner epoch. Sampler and trainer share the weights' buffers; the log-probabilities of fresh
+//! samples are compared all the same, and a difference stops the run.
+
+mod preset;
+mod rollout;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+
+use anyhow::{Result, bail, ensure};
+use engine::{Arity, Cancelled, Context, Input, Source, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+pub use preset::Preset;
+use rollout::Rollout;
+
+use crate::{
+    data::{checkpoint::Checkpoint, rows, rows::Row},
+    decode::Sampling,
+    device::Compute,
+    nn::{decoder::Decoder, weights},
+    random::Stream,
+    rejection::as_sample,
+    rl::{
+        advantage::{self, Advantage},
+        objective::{self, Coefficients, Objective, Tokens},
+    },
+    script::Script,
+    text::{
+        complete::{Speaker, prompt_text},
+        encode,
+    },
+    train::{
+        batch::{Batch, micro_batches},
+        fit::epoch_batch,
+        optimiser::{AdamW, Trainer},
+        schedule::{Decay, Schedule},
+        state::Saver,
+    },
+};
+
+/// Reinforcement learning with verifiable rewards: group-relative policy optimisation as published.
+///
+/// `preset` names the paper's values; every parameter given beside it goes before it. The paper trained 671B
+/// parameters for thousands of steps of 512 rollouts: a model of a few million wants a `learning_rate` of 1e-4
+/// to 1e-3, `group_size` 8, and `steps_per_rollout` 1 to 4.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grpo {
+    /// A plugin whose `reward(sample)` gives a number, or a map of named parts that are added up.
+    pub reward: Source,
+    /// What the plugin sees as `params`.
+    #[serde(default)]
+    pub params: Map<String, Value>,
+    /// Whose values hold where nothing else is given.
+    #[serde(default)]
+    pub preset: Preset,
+    /// Optimiser steps.
+    #[schemars(range(min = 0))]
+    pub steps: Option<u64>,
+    /// Prompts in a minibatch; the paper's 32.
+    #[schemars(range(min = 1))]
+    pub prompts_per_step: Option<usize>,
+    /// Rollouts of each prompt; the paper's 16.
+    #[schemars(range(min = 2))]
+    pub group_size: Option<usize>,
+    /// Minibatches that one rollout phase is split into; the paper's 16.
+    #[schemars(range(min = 1))]
+    pub steps_per_rollout: Option<u64>,
+    /// The learning rate after warming up; the paper's 3e-6.
+    #[schemars(range(min = 0.0))]
+    pub learning_rate: Option<f32>,
+    /// Weight of the KL term (paper: beta); the paper's 0.001. At zero no reference policy is kept.
+    #[schemars(range(min = 0.0))]
+    pub kl_coef: Option<f32>,
+    /// Steps after which the policy becomes the new reference policy; the paper's 400. 0 keeps the first.
+    pub reference_refresh: Option<u64>,
+    /// The ratio counts from `1 - clip_low` (paper: epsilon); the paper's 10, which bounds nothing below.
+    #[schemars(range(min = 0.0))]
+    pub clip_low: Option<f32>,
+    /// The ratio counts up to `1 + clip_high` (paper: epsilon); the paper's 10.
+    #[schemars(range(min = 0.0))]
+    pub clip_high: Option<f32>,
+    /// Of sampling, and of every log-probability; 1 in the paper's first stage, 0.7 in its last.
+    #[schemars(range(min = 0.01, max = 10.0))]
+    pub temperature: Option<f32>,
+    /// Tokens after which a completion is cut off; the paper's 32,768.
+    #[schemars(range(min = 1))]
+    pub max_new_tokens: Option<usize>,
+    /// What a reward is measured against.
+    #[serde(default)]
+    pub advantage: Advantage,
+    /// How tokens are weighed against each other.
+    #[serde(default)]
+    pub objective: Objective,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warmup: u64,
+    /// How the learning rate falls after that.
+    #[serde(default = "constant")]
+    pub decay: Decay,
+    /// What is left of the learning rate at the end, as a share.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub floor: f32,
+    /// The optimiser, AdamW.
+    #[serde(default = "without_decay")]
+    pub optimiser: AdamW,
+    /// Texts that end a completion, beside the end-of-sequence tokens.
+    #[serde(default)]
+    pub stop: Vec<String>,
+    /// The control that must not learn: every rollout gets the reward of another one, drawn at random.
+    #[serde(default)]
+    pub shuffle_rewards: bool,
+    /// Stops when a larger share of a rollout phase was cut off: such a run learns nothing but brevity.
+    #[serde(default = "nine_tenths")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_truncated: f64,
+    /// Stops when the trainer's log-probability of a fresh token differs more from the sampler's.
+    #[serde(default = "tolerance")]
+    #[schemars(range(min = 0.0))]
+    pub logprob_tolerance: f32,
+}
+
+fn constant() -> Decay {
+    Decay::Constant
+}
+
+fn without_decay() -> AdamW {
+    AdamW { beta2: 0.99, weight_decay: 0.0, ..AdamW::default() }
+}
+
+fn nine_tenths() -> f64 {
+    0.9
+}
+
+fn tolerance() -> f32 {
+    1e-3
+}
+
+/// The parameters in force.
+struct Settings {
+    steps: u64,
+    prompts_per_step: usize,
+    group_size: usize,
+    steps_per_rollout: u64,
+    learning_rate: f32,
+    reference_refresh: u64,
+    coefficients: Coefficients,
+    sampling: Sampling,
+}
+
+/// What a resumed run must know beside weights and moments.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Notes {
+    /// The step at which the reference policy was taken; at 0 it is the node's input.
+    reference_of: u64,
+}
+
+impl Stage for Grpo {
+    const NAME: &'static str = "grpo";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Input] = &[
+        Input { name: "policy", kinds: &["checkpoint"], arity: Arity::One, about: "Where training starts from." },
+        Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
+    ];
+    const OUTPUT: &'static str = "checkpoint";
+    type Settings = Compute;
+
+    fn resolve(&mut self) {
+        self.fill();
+    }
+
+    fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
+        let mut checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
+        let prompts = rows::read_all(ctx.inputs("prompts"))?;
+        ensure!(!prompts.is_empty(), "there are no prompts");
+        let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
+        let mut training = Training {
+            stage: self,
+            settings: self.in_force(),
+            script: Script::open_with(&ctx.source(&self.reward), ctx.root(), &self.params)?,
+            encoded: encode::prompts(&checkpoint.tokenizer, &prompts)?,
+            texts: prompts.iter().map(prompt_text).collect(),
+            prompts,
+            reference: decoder.clone(),
+            trainer: Trainer::new(decoder, self.optimiser),
+            saver: Saver::new(ctx.scratch(), compute.save_every()),
+            notes: Notes::default(),
+            checkpoint: &checkpoint,
+            compute,
+            ctx,
+        };
+        training.resume()?;
+        while training.trainer.steps < training.settings.steps {
+            training.phase()?;
+        }
+        let weights = training.trainer.decoder.weights()?;
+        checkpoint.weights = weights;
+        checkpoint.save(ctx.output())
+    }
+}
+
+struct Training<'a> {
+    stage: &'a Grpo,
+    settings: Settings,
+    script: Script,
+    prompts: Vec<Row>,
+    encoded: Vec<Vec<u32>>,
+    texts: Vec<String>,
+    reference: Decoder,
+    trainer: Trainer,
+    saver: Saver,
+    notes: Notes,
+    checkpoint: &'a Checkpoint,
+    compute: &'a Compute,
+    ctx: &'a Context,
+}
+
+impl Training<'_> {
+    /// One rollout phase: sample, score, compare, then one step for every minibatch.
+    fn phase(&mut self) -> Result<()> {
+        let Settings { steps, prompts_per_step, group_size, steps_per_rollout, .. } = self.settings;
+        let started = Instant::now();
+        let phase = self.trainer.steps / steps_per_rollout;
+        let minibatches = steps_per_rollout.min(steps - self.trainer.steps);
+        let asked = prompts_per_step * usize::try_from(minibatches)?;
+        let picked = epoch_batch(self.ctx.seed("prompts"), self.prompts.len(), asked, phase);
+        let mut rollouts = match self.sample(&picked, phase) {
+            Err(error) if error.is::<Cancelled>() => {
+                self.saver.save(&self.trainer, &self.notes)?;
+                return Err(error);
+            }
+            sampled => sampled?,
+        };
+        let sampled_s = started.elapsed().as_secs_f64();
+        self.score(&mut rollouts)?;
+        if self.stage.shuffle_rewards {
+            let mut rewards: Vec<f32> = rollouts.iter().map(|rollout| rollout.reward).collect();
+            Stream::new(&[self.ctx.seed("shuffle"), phase]).shuffle(&mut rewards);
+            rollouts.iter_mut().zip(rewards).for_each(|(rollout, reward)| rollout.reward = reward);
+        }
+        let mut dead = 0;
+        for group in rollouts.chunks_mut(group_size) {
+            let rewards: Vec<f32> = group.iter().map(|rollout| rollout.reward).collect();
+            dead += usize::from(advantage::is_dead(&rewards));
+            let advantages = self.stage.advantage.of_group(&rewards);
+            group.iter_mut().zip(advantages).for_each(|(rollout, advantage)| rollout.advantage = advantage);
+        }
+        self.refuse_truncation(&rollouts)?;
+        let about = rollout::summary(&rollouts, dead as f64 / asked as f64);
+        self.show(&rollouts[..group_size])?;
+
+        let mut order: Vec<usize> = (0..rollouts.len()).collect();
+        Stream::new(&[self.ctx.seed("minibatches"), phase]).shuffle(&mut order);
+        for (i, minibatch) in order.chunks(prompts_per_step * group_size).enumerate() {
+            let minibatch: Vec<&Rollout> = minibatch.iter().map(|at| &rollouts[*at]).collect();
+            let clock = Instant::now();
+            let mut metrics = about.clone();
+            let figures = self.step(&minibatch, i == 0)?;
+            let trained: usize = minibatch.iter().map(|rollout| rollout.ids.len()).sum();
+            let seconds = clock.elapsed().as_secs_f64() + sampled_s / minibatches as f64;
+            metrics.extend(figures);
+            metrics.insert("tokens_per_s".into(), trained as f64 / seconds);
+            metrics.insert("sampling_share".into(), sampled_s / minibatches as f64 / seconds);
+            let message = format!(
+                "reward {:.3} · length {:.0} · dead {:.0} % · kl {:.4}",
+                metrics["reward"],
+                metrics["length"],
+                metrics["dead_groups"] * 100.0,
+                metrics["kl"]
+            );
+            let metrics: Vec<(&str, f64)> = metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+            self.ctx.record(self.trainer.steps, &metrics)?;
+            self.ctx.progress(self.trainer.steps, steps, message);
+            self.refresh_reference()?;
+        }
+        // Only between phases: the rollouts of a phase belong to a policy that a later step has left behind.
+        if self.ctx.cancelled() {
+            self.saver.save(&self.trainer, &self.notes)?;
+            return Err(Cancelled.into());
+        }
+        if self.saver.is_due() {
+            self.saver.save(&self.trainer, &self.notes)?;
+        }
+        Ok(())
+    }
+
+    /// Continues the picked prompts from the policy as it is; groups lie one after another.
+    fn sample(&self, picked: &[usize], phase: u64) -> Result<Vec<Rollout>> {
+        let speaker = Speaker {
+            decoder: &self.trainer.decoder,
+            tokenizer: &self.checkpoint.tokenizer,
+            sampling: &self.settings.sampling,
+            stop: &self.stage.stop,
+            slots: self.compute.slots,
+        };
+        let asked: Vec<(u64, &[u32])> = (0..).zip(picked).map(|(i, row)| (i, self.encoded[*row].as_slice())).collect();
+        let seed = [self.ctx.seed("sampling"), phase];
+        let groups = speaker.complete(&asked, self.settings.group_size, &seed, |_| !self.ctx.cancelled())?;
+        let rollouts = picked.iter().zip(groups).flat_map(|(row, group)| {
+            group.into_iter().enumerate().map(|(index, completed)| Rollout::new(*row, index, &self.encoded[*row], completed))
+        });
+        Ok(rollouts.collect())
+    }
+
+    fn score(&self, rollouts: &mut [Rollout]) -> Result<()> {
+        let samples: Vec<_> = rollouts
+            .iter()
+            .map(|rollout| {
+                as_sample(&self.prompts[rollout.row], &self.texts[rollout.row], &rollout.completed, rollout.index)
+            })
+            .collect();
+        let rewards = self.script.rewards("reward", &samples)?;
+        for (rollout, reward) in rollouts.iter_mut().zip(rewards) {
+            rollout.reward = reward.total;
+            rollout.parts = reward.parts;
+        }
+        Ok(())
+    }
+
+    /// One optimiser step. `is_fresh`: the policy is still the one that sampled.
+    fn step(&mut self, minibatch: &[&Rollout], is_fresh: bool) -> Result<BTreeMap<String, f64>> {
+        let Settings { coefficients, sampling, .. } = &self.settings;
+        let (coefficients, temperature) = (*coefficients, sampling.temperature);
+        let lengths: Vec<usize> = minibatch.iter().map(|rollout| rollout.completed.tokens.len()).collect();
+        let total: usize = lengths.iter().sum();
+        let weights = self.stage.objective.token_weights(&lengths, sampling.max_new_tokens);
+        let sizes: Vec<usize> = minibatch.iter().map(|rollout| rollout.ids.len()).collect();
+        let mut accumulated = self.trainer.begin();
+        let (mut loss, mut kl, mut clipped, mut entropy, mut difference) = (0.0, 0.0, 0, 0.0, 0.0_f32);
+        for run in micro_batches(&sizes, self.compute.micro_batch_tokens) {
+            let rollouts = &minibatch[run.clone()];
+            let batch = Batch::new(rollouts.iter().map(|rollout| (&rollout.ids[..], &rollout.is_completion[..])));
+            let mut tokens = Tokens::default();
+            for (rollout, weight) in rollouts.iter().zip(&weights[run]) {
+                let length = rollout.completed.tokens.len();
+                tokens.old.extend(&rollout.completed.logprobs);
+                tokens.advantages.extend(std::iter::repeat_n(rollout.advantage, length));
+                tokens.weights.extend(std::iter::repeat_n(*weight, length));
+            }
+            if coefficients.kl_coef > 0.0 {
+                let logprobs = batch.logprobs(&self.reference, temperature);
+                tokens.reference = logprobs.into_data().try_to_vec().expect("log-probabilities are f32");
+            }
+            let (logprobs, entropies) = batch.logprobs_and_entropy(&accumulated.tracked, temperature);
+            let evaluated = objective::evaluate(logprobs, &tokens, coefficients);
+            if is_fresh {
+                difference = difference.max(self.compare(&evaluated.logprobs, rollouts)?);
+            }
+            loss += f64::from(evaluated.loss.clone().without_autodiff().into_scalar::<f32>());
+            kl += evaluated.kl;
+            clipped += evaluated.clipped;
+            entropy += f64::from(entropies.sum().into_scalar::<f32>());
+            accumulated.backward(&evaluated.loss);
+        }
+        ensure!(loss.is_finite(), "the loss of step {} is {loss}", self.trainer.steps + 1);
+        let learning_rate = Schedule {
+            peak: self.settings.learning_rate,
+            warmup: self.stage.warmup,
+            steps: self.settings.steps,
+            decay: self.stage.decay,
+            floor: self.stage.floor,
+        }
+        .at(self.trainer.steps);
+        let stepped = self.trainer.step(accumulated, learning_rate)?;
+        let total = total as f64;
+        let mut figures = BTreeMap::from([
+            ("loss".to_owned(), loss),
+            ("kl".to_owned(), kl / total),
+            ("clip_fraction".to_owned(), clipped as f64 / total),
+            ("entropy".to_owned(), entropy / total),
+            ("gradient_norm".to_owned(), stepped.gradient_norm),
+            ("learning_rate".to_owned(), f64::from(learning_rate)),
+        ]);
+        if is_fresh {
+            figures.insert("logprob_difference".into(), f64::from(difference));
+        }
+        Ok(figures)
+    }
+
+    /// Are the trainer's log-probabilities of fresh samples the sampler's? The largest difference.
+    fn compare(&self, trainer: &[f32], rollouts: &[&Rollout]) -> Result<f32> {
+        let mut most = 0.0_f32;
+        let mut tokens = trainer.iter();
+        for rollout in rollouts {
+            for (at, sampler) in rollout.completed.logprobs.iter().enumerate() {
+                let trainer = tokens.next().expect("one log-probability a completion token");
+                let difference = (trainer - sampler).abs();
+                // Written so that NaN does not pass.
+                if !(difference <= self.stage.logprob_tolerance) {
+                    bail!(
+                        "token {} of a fresh completion of prompt {} has log-probability {trainer} in the trainer and {sampler} \
+                         in the sampler, further apart than the `logprob_tolerance` of {}: the rollouts are not the policy's own",
+                        at + 1,
+                        rollout.row + 1,
+                        self.stage.logprob_tolerance
+                    );
+                }
+                most = most.max(difference);
+            }
+        }
+        Ok(most)
+    }
+
+    fn refuse_truncation(&self, rollouts: &[Rollout]) -> Result<()> {
+        let cut = rollouts.iter().filter(|rollout| rollout.completed.truncated()).count();
+        let share = cut as f64 / rollouts.len() as f64;
+        ensure!(
+            share <= self.stage.max_truncated,
+            "{cut} of {} completions of step {} were cut off at `max_new_tokens: {}`, a larger share than `max_truncated: {}`; \
+             give them more tokens, or raise `max_truncated` where that is meant",
+            rollouts.len(),
+            self.trainer.steps + 1,
+            self.settings.sampling.max_new_tokens,
+            self.stage.max_truncated
+        );
+        Ok(())
+    }
+
+    /// Writes one group down, to be read by people.
+    fn show(&self, group: &[Rollout]) -> Result<()> {
+        for rollout in group {
+            let mut sample = Map::new();
+            sample.insert("prompt".into(), json!(self.texts[rollout.row]));
+            sample.insert("completion".into(), json!(rollout.completed.text));
+            sample.insert("reward".into(), json!(rollout.reward));
+            sample.insert("parts".into(), json!(rollout.parts));
+            sample.insert("advantage".into(), json!(rollout.advantage));
+            sample.insert("truncated".into(), json!(rollout.completed.truncated()));
+            self.ctx.sample(self.trainer.steps + 1, sample)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the policy its own reference now and then (DeepSeek-R1: every 400 steps).
+    fn refresh_reference(&mut self) -> Result<()> {
+        let every = self.settings.reference_refresh;
+        if every == 0 || self.settings.coefficients.kl_coef == 0.0 || !self.trainer.steps.is_multiple_of(every) {
+            return Ok(());
+        }
+        let step = self.trainer.steps;
+        let folder = self.reference_folder(step);
+        std::fs::create_dir_all(&folder)?;
+        let weights = self.trainer.decoder.weights()?;
+        weights::write(&folder, &weights, weights::Dtype::F32)?;
+        // Built anew: sharing the trainer's buffers would make every update copy them.
+        self.reference = Decoder::new(&self.checkpoint.config, &weights, &self.trainer.decoder.device())?;
+        self.notes.reference_of = step;
+        Ok(())
+    }
+
+    fn reference_folder(&self, step: u64) -> PathBuf {
+        self.ctx.scratch().join(format!("reference_{step}"))
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        if let Some(notes) = self.saver.resume::<Notes>(&mut self.trainer)? {
+            self.notes = notes;
+            if self.notes.reference_of > 0 {
+                let weights = weights::read(&self.reference_folder(self.notes.reference_of), &self.checkpoint.config)?;
+                self.reference = Decoder::new(&self.checkpoint.config, &weights, &self.trainer.decoder.device())?;
+            }
+        }
+        self.ctx.rewind(self.trainer.steps)
+    }
+}

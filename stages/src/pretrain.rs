@@ -1,0 +1,152 @@
+//! Learns to continue text: the base of everything after. Knows nothing of formats or rewards.
+
+use std::borrow::Cow;
+
+use anyhow::{Result, ensure};
+use engine::{Arity, Context, Input, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    data::{checkpoint::Checkpoint, rows},
+    device::Compute,
+    random::Stream,
+    text::encode::{self, Example, LossOn},
+    train::{
+        fit::{self, Lesson},
+        optimiser::AdamW,
+        schedule::{Decay, Schedule},
+    },
+};
+
+/// Trains a policy to continue rows' text, every token counting.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pretrain {
+    /// Optimiser steps.
+    #[schemars(range(min = 0))]
+    pub steps: u64,
+    /// Sequences a step.
+    #[schemars(range(min = 1))]
+    pub batch: usize,
+    /// How text becomes sequences.
+    pub windows: Windows,
+    /// Tokens predicted in a sequence, with `windows: random`.
+    #[schemars(range(min = 1))]
+    pub block: usize,
+    /// The learning rate after warming up.
+    #[schemars(range(min = 0.0))]
+    pub learning_rate: f32,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// How the learning rate falls after that.
+    pub decay: Decay,
+    /// What is left of the learning rate at the end, as a share.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub floor: f32,
+    /// The optimiser, AdamW.
+    pub optimiser: AdamW,
+    /// Steps between two looks at `validation`; 0 looks only at the end.
+    pub validate_every: u64,
+}
+
+/// How text becomes sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Windows {
+    /// Every row is a sequence of its own; epochs are shuffled.
+    Documents,
+    /// All rows in one stream, cut at random places into `block` tokens and the one behind (nanoGPT).
+    Random,
+}
+
+impl Default for Pretrain {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            batch: 64,
+            windows: Windows::Documents,
+            block: 64,
+            learning_rate: 1e-3,
+            warmup: 50,
+            decay: Decay::Cosine,
+            floor: 0.1,
+            optimiser: AdamW { beta2: 0.99, weight_decay: 0.1, ..AdamW::default() },
+            validate_every: 0,
+        }
+    }
+}
+
+impl Stage for Pretrain {
+    const NAME: &'static str = "pretrain";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Input] = &[
+        Input { name: "policy", kinds: &["checkpoint"], arity: Arity::One, about: "Where training starts from." },
+        Input { name: "rows", kinds: &["rows"], arity: Arity::Many, about: "Text to learn." },
+        Input { name: "validation", kinds: &["rows"], arity: Arity::Optional, about: "Text to measure the loss on." },
+    ];
+    const OUTPUT: &'static str = "checkpoint";
+    type Settings = Compute;
+
+    fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
+        let checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
+        let examples = |input: &str| -> Result<Vec<Example>> {
+            let rows = rows::read_all(ctx.inputs(input))?;
+            encode::examples(&checkpoint.tokenizer, &rows, LossOn::All)
+        };
+        let (mut corpus, mut held_out) = (examples("rows")?, examples("validation")?);
+        let seed = ctx.seed("order");
+        if self.windows == Windows::Random {
+            // One stream: a window is cut out of it when its step comes.
+            corpus = vec![join(corpus)];
+            let ids = corpus[0].ids.len();
+            ensure!(ids > self.block, "the text has {ids} tokens, too few for one `block` of {}", self.block);
+            held_out = if held_out.is_empty() { held_out } else { blocks(&join(held_out), self.block) };
+        }
+        let batch = |step: u64| -> Vec<Cow<Example>> {
+            match self.windows {
+                Windows::Documents => {
+                    let picked = fit::epoch_batch(seed, corpus.len(), self.batch, step);
+                    picked.into_iter().map(|i| Cow::Borrowed(&corpus[i])).collect()
+                }
+                Windows::Random => {
+                    let mut stream = Stream::new(&[seed, step]);
+                    let starts = (0..self.batch).map(|_| stream.below(corpus[0].ids.len() - self.block));
+                    starts.map(|start| Cow::Owned(window(&corpus[0], start, self.block))).collect()
+                }
+            }
+        };
+        let lesson = Lesson {
+            schedule: Schedule {
+                peak: self.learning_rate,
+                warmup: self.warmup,
+                steps: self.steps,
+                decay: self.decay,
+                floor: self.floor,
+            },
+            optimiser: self.optimiser,
+            batch: &batch,
+            validation: (!held_out.is_empty()).then_some((&held_out, self.validate_every)),
+        };
+        fit::fit(checkpoint.clone(), &lesson, compute, ctx)?.save(ctx.output())
+    }
+}
+
+fn join(examples: Vec<Example>) -> Example {
+    let mut all = Example::default();
+    for example in examples {
+        all.ids.extend(example.ids);
+        all.trained.extend(example.trained);
+    }
+    all
+}
+
+fn window(text: &Example, start: usize, block: usize) -> Example {
+    let range = start..(start + block + 1).min(text.ids.len());
+    Example { ids: text.ids[range.clone()].to_vec(), trained: text.trained[range].to_vec() }
+}
+
+/// The text in consecutive windows, each token but the first predicted once.
+fn blocks(text: &Example, block: usize) -> Vec<Example> {
+    (0..text.ids.len().saturating_sub(1)).step_by(block).map(|start| window(text, start, block)).collect()
+}

@@ -1,0 +1,97 @@
+//! Lets a policy answer prompts, and writes down what it said. Judges nothing.
+
+use anyhow::Result;
+use engine::{Arity, Context, Input, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    data::{checkpoint::Checkpoint, rows, rows::Row},
+    decode::Sampling,
+    device::Compute,
+    nn::decoder::Decoder,
+    text::complete::{Completed, Speaker, complete_rows},
+};
+
+/// Samples completions: one row each, with `completion`, `completion_ids`, `truncated`, `index` and all the prompt's fields.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sample {
+    /// Completions of each prompt.
+    #[schemars(range(min = 1))]
+    pub samples: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Texts that end a completion, beside the end-of-sequence tokens.
+    pub stop: Vec<String>,
+    /// Also writes `logprobs`, one a token.
+    pub logprobs: bool,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self { samples: 1, sampling: Sampling::default(), stop: Vec::new(), logprobs: false }
+    }
+}
+
+impl Stage for Sample {
+    const NAME: &'static str = "sample";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Input] = &[
+        Input { name: "policy", kinds: &["checkpoint"], arity: Arity::One, about: "Who answers." },
+        Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
+    ];
+    const OUTPUT: &'static str = "rows";
+    type Settings = Compute;
+
+    fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
+        let checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
+        let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
+        let prompts = rows::read_all(ctx.inputs("prompts"))?;
+        let speaker = Speaker {
+            decoder: &decoder,
+            tokenizer: &checkpoint.tokenizer,
+            sampling: &self.sampling,
+            stop: &self.stop,
+            slots: compute.slots,
+        };
+        let groups = complete_rows(speaker, &prompts, self.samples, ctx.seed("sampling"), "sampling", ctx)?;
+        let all: Vec<&Completed> = groups.iter().flatten().collect();
+        let share = |test: &dyn Fn(&Completed) -> f64| all.iter().map(|one| test(one)).sum::<f64>() / all.len() as f64;
+        if !all.is_empty() {
+            ctx.record(
+                0,
+                &[
+                    ("truncated", share(&|one| if one.truncated() { 1.0 } else { 0.0 })),
+                    ("tokens", share(&|one| one.tokens.len() as f64)),
+                ],
+            )?;
+        }
+        let answered = prompts.iter().zip(&groups).flat_map(|(prompt, group)| {
+            group.iter().enumerate().map(|(i, completed)| self.answered(prompt, completed, i))
+        });
+        rows::write(ctx.output(), answered)?;
+        Ok(())
+    }
+}
+
+impl Sample {
+    fn answered(&self, prompt: &Row, completed: &Completed, index: usize) -> Row {
+        let mut row = answered(prompt, completed, index);
+        if self.logprobs {
+            row.insert("logprobs".into(), json!(completed.logprobs));
+        }
+        row
+    }
+}
+
+/// A prompt's row with a completion: text to read and the very tokens that were sampled.
+pub(crate) fn answered(prompt: &Row, completed: &Completed, index: usize) -> Row {
+    let mut row = prompt.clone();
+    row.insert("completion".into(), json!(completed.text));
+    row.insert("completion_ids".into(), json!(completed.tokens));
+    row.insert("truncated".into(), json!(completed.truncated()));
+    row.insert("index".into(), json!(index));
+    row
+}

@@ -1,0 +1,173 @@
+//! Supervised fine-tuning: learns completions by heart, so far as they generalise.
+//! Knows nothing of how the completions came about.
+
+use std::borrow::Cow;
+
+use anyhow::Result;
+use engine::{Arity, Context, Input, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    data::{checkpoint::Checkpoint, rows, rows::Row},
+    device::Compute,
+    nn::decoder::Decoder,
+    text::encode::{self, Example, LossOn},
+    train::{
+        fit::{self, Lesson},
+        optimiser::AdamW,
+        schedule::{Decay, Schedule},
+    },
+};
+
+/// Fine-tunes a policy on rows with completions, conversations or text.
+///
+/// The defaults are DeepSeek-R1's schedule (arXiv 2501.12948v2: two to three epochs, cosine to a tenth);
+/// its learning rate of 5e-5 is for 671B parameters, a model of a few million wants 1e-4 to 3e-3.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sft {
+    /// Passes over the rows.
+    #[schemars(range(min = 0.0))]
+    pub epochs: f64,
+    /// Rows a step.
+    #[schemars(range(min = 1))]
+    pub batch: usize,
+    /// The learning rate after warming up.
+    #[schemars(range(min = 0.0))]
+    pub learning_rate: f32,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// How the learning rate falls after that.
+    pub decay: Decay,
+    /// What is left of the learning rate at the end, as a share.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub floor: f32,
+    /// Which tokens are learned.
+    pub loss: LossOn,
+    /// What happens to a row longer than the model's context.
+    pub too_long: TooLong,
+    /// The optimiser, AdamW.
+    pub optimiser: AdamW,
+}
+
+/// What happens to a row longer than the model's context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// The node stops and names the row.
+    #[default]
+    Error,
+    /// The row is left out; the count is recorded as `dropped_too_long`.
+    Drop,
+    /// The row loses its end, and with it the end-of-sequence token; recorded as `truncated`.
+    Truncate,
+}
+
+impl Default for Sft {
+    fn default() -> Self {
+        Self {
+            epochs: 2.0,
+            batch: 64,
+            learning_rate: 1e-4,
+            warmup: 0,
+            decay: Decay::Cosine,
+            floor: 0.1,
+            loss: LossOn::default(),
+            too_long: TooLong::default(),
+            optimiser: AdamW { beta2: 0.99, ..AdamW::default() },
+        }
+    }
+}
+
+impl Stage for Sft {
+    const NAME: &'static str = "sft";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Input] = &[
+        Input { name: "policy", kinds: &["checkpoint"], arity: Arity::One, about: "Where training starts from." },
+        Input { name: "rows", kinds: &["rows"], arity: Arity::Many, about: "What to learn." },
+        Input { name: "validation", kinds: &["rows"], arity: Arity::Optional, about: "Rows to measure the loss on." },
+    ];
+    const OUTPUT: &'static str = "checkpoint";
+    type Settings = Compute;
+
+    fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
+        let checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
+        let rows = rows::read_all(ctx.inputs("rows"))?;
+        let held_out = rows::read_all(ctx.inputs("validation"))?;
+        self.learn(checkpoint, &rows, &held_out, compute, ctx)?.save(ctx.output())
+    }
+}
+
+impl Sft {
+    /// Trains a checkpoint on rows.
+    ///
+    /// # Errors
+    /// When a row cannot become an example, or training stops.
+    pub(crate) fn learn(
+        &self,
+        checkpoint: Checkpoint,
+        rows: &[Row],
+        held_out: &[Row],
+        compute: &Compute,
+        ctx: &Context,
+    ) -> Result<Checkpoint> {
+        let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
+        let examples = |rows: &[Row], name: &str| -> Result<Vec<Example>> {
+            let examples = encode::examples(&checkpoint.tokenizer, rows, self.loss)?;
+            self.fitting(examples, &decoder, name, ctx)
+        };
+        let examples_of = (examples(rows, "rows")?, examples(held_out, "validation")?);
+        let (examples, held_out) = (&examples_of.0, &examples_of.1);
+        anyhow::ensure!(!examples.is_empty(), "there are no rows to learn from");
+        let seed = ctx.seed("order");
+        let batch = |step: u64| -> Vec<Cow<Example>> {
+            let picked = fit::epoch_batch(seed, examples.len(), self.batch, step);
+            picked.into_iter().map(|i| Cow::Borrowed(&examples[i])).collect()
+        };
+        let steps = (self.epochs * examples.len() as f64 / self.batch as f64).ceil() as u64;
+        let lesson = Lesson {
+            schedule: Schedule {
+                peak: self.learning_rate,
+                warmup: self.warmup,
+                steps,
+                decay: self.decay,
+                floor: self.floor,
+            },
+            optimiser: self.optimiser,
+            batch: &batch,
+            validation: (!held_out.is_empty()).then_some((held_out, 0)),
+        };
+        fit::fit(checkpoint.clone(), &lesson, compute, ctx)
+    }
+
+    fn fitting(&self, examples: Vec<Example>, decoder: &Decoder, name: &str, ctx: &Context) -> Result<Vec<Example>> {
+        // The last token is only predicted, never read.
+        let most = decoder.context() + 1;
+        let long = examples.iter().filter(|example| example.ids.len() > most).count();
+        if long == 0 {
+            return Ok(examples);
+        }
+        match self.too_long {
+            TooLong::Error => {
+                for (i, example) in examples.iter().enumerate() {
+                    decoder.check_length(example.ids.len() - 1, &format!("row {} of `{name}`", i + 1))?;
+                }
+                Ok(examples)
+            }
+            TooLong::Drop => {
+                ctx.record(0, &[("dropped_too_long", long as f64)])?;
+                Ok(examples.into_iter().filter(|example| example.ids.len() <= most).collect())
+            }
+            TooLong::Truncate => {
+                ctx.record(0, &[("truncated", long as f64)])?;
+                let shorten = |mut example: Example| {
+                    example.ids.truncate(most);
+                    example.trained.truncate(most);
+                    example
+                };
+                Ok(examples.into_iter().map(shorten).collect())
+            }
+        }
+    }
+}
