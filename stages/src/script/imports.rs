@@ -53,9 +53,17 @@ pub(super) fn load(
     root: &Path,
     limits: &Limits,
 ) -> Result<Loaded, Error> {
-    let root = root.canonicalize().map_err(|error| Error::new(error.to_string(), &root.display().to_string()))?;
-    let mut loader = Loader { engine, library, root, limits, texts: BTreeMap::new(), open: Vec::new() };
-    let (name, ast) = loader.file(path, None)?;
+    let unreadable = |path: &Path, error: &std::io::Error| {
+        Error::new(format!("cannot read the file: {error}"), &path.display().to_string())
+    };
+    let shown = path.strip_prefix(root).unwrap_or(path);
+    let root = root.canonicalize().map_err(|error| unreadable(root, &error))?;
+    let path = path.canonicalize().map_err(|error| unreadable(shown, &error))?;
+    // A pipeline may name a plugin that lies elsewhere; what it imports then lies beside or below it.
+    let confines = if path.starts_with(&root) { &root } else { path.parent().expect("a file lies in a folder") };
+    let mut loader =
+        Loader { engine, library, root: &root, confines, limits, texts: BTreeMap::new(), open: Vec::new() };
+    let (name, ast) = loader.file(&path)?;
     Ok(Loaded { ast, name, texts: loader.texts })
 }
 
@@ -137,7 +145,10 @@ impl File {
 struct Loader<'a> {
     engine: &'a Engine,
     library: &'a Library,
-    root: PathBuf,
+    /// Where the paths in messages start.
+    root: &'a Path,
+    /// Where every import lies.
+    confines: &'a Path,
     limits: &'a Limits,
     texts: BTreeMap<String, String>,
     /// The files being loaded, each importing the next.
@@ -145,35 +156,32 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn file(&mut self, path: &Path, import: Option<(&File, &Import)>) -> Result<(String, AST), Error> {
-        let shown = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
-        let refuse = |message: String| match import {
-            Some((file, import)) => Error::new(message, &file.name).at(import.position, &file.text),
-            None => Error::new(message, &shown),
-        };
-        let real = path.canonicalize().map_err(|error| match import {
-            Some((file, import)) => file.missing(import),
-            None => refuse(format!("cannot read the file: {error}")),
-        })?;
-        let Ok(inside) = real.strip_prefix(&self.root) else {
-            let literal = import.map_or(shown.as_str(), |(_, import)| &import.literal);
-            return Err(refuse(format!("`{literal}` lies outside of the project")));
-        };
-        let name = inside.display().to_string();
-        if self.open.contains(&real) {
-            return Err(refuse(format!("`{name}` imports itself")));
-        }
-        let file = File::read(self.engine, &real, &name)?;
+    fn file(&mut self, path: &Path) -> Result<(String, AST), Error> {
+        let name = path.strip_prefix(self.root).unwrap_or(path).display().to_string();
+        let file = File::read(self.engine, path, &name)?;
         self.texts.insert(name.clone(), file.text.clone());
-        self.open.push(real.clone());
+        self.open.push(path.to_path_buf());
         for import in file.imports()? {
-            let (module_name, ast) = self.file(&beside(&real, &import.literal), Some((&file, &import)))?;
+            let imported = self.imported(path, &file, &import)?;
+            let (module_name, ast) = self.file(&imported)?;
             let module = self.module(&module_name, &ast)?;
             let mut modules = self.library.0.lock().expect("no holder of this lock panics");
             modules.insert((name.clone(), import.literal), module);
         }
         self.open.pop();
         Ok((name, file.ast))
+    }
+
+    fn imported(&self, importer: &Path, file: &File, import: &Import) -> Result<PathBuf, Error> {
+        let path = beside(importer, &import.literal).canonicalize().map_err(|_| file.missing(import))?;
+        let refuse = |message: String| Err(Error::new(message, &file.name).at(import.position, &file.text));
+        if !path.starts_with(self.confines) {
+            return refuse(format!("`{}` lies outside of the project", import.literal));
+        }
+        if self.open.contains(&path) {
+            return refuse(format!("`{}` imports itself", import.literal));
+        }
+        Ok(path)
     }
 
     fn module(&self, name: &str, ast: &AST) -> Result<Shared<Module>, Error> {

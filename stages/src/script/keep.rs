@@ -9,7 +9,7 @@ use super::{Error, Row, Sample, Script, each, error, value};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
     Yes,
-    /// Dropped, and why: the plugin's words, or `dropped` where it gave a bare `false`.
+    /// Dropped, and why: the plugin's words, or `no reason given` for a bare `false`.
     No(String),
 }
 
@@ -41,7 +41,7 @@ impl Script {
         let verdict = self.call("keep", &[given])?;
         match (verdict.as_bool(), verdict.as_immutable_string_ref()) {
             (Ok(true), _) => Ok(Keep::Yes),
-            (Ok(false), _) => Ok(Keep::No("dropped".into())),
+            (Ok(false), _) => Ok(Keep::No("no reason given".into())),
             (_, Ok(reason)) => Ok(Keep::No(reason.to_string())),
             _ => {
                 let message = format!("`keep` gave {}, not true, false or a reason", value::described(&verdict));

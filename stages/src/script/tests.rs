@@ -1,6 +1,6 @@
 //! What the author of a plugin meets: what is allowed, what is stopped, and how mistakes are told.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -165,12 +165,34 @@ fn imports_stay_inside_the_project() {
         ("import \"/etc/hosts\" as x;", "an import's path is relative to the importing file"),
         ("let name = \"lib\"; import name as x;", "an import's path is literal text"),
         ("import \"lib\" as x;", "no file `lib` to import"),
-        ("import \"plugin\" as x;", "`plugin.rhai` imports itself"),
+        ("import \"plugin\" as x;", "`plugin` imports itself"),
         ("fn f() { import \"lib\" as x; }", "no file `lib` to import"),
     ] {
         let error = open(statement).err().unwrap().to_string();
         assert_eq!(error.lines().next().unwrap(), expected, "{statement}");
     }
+}
+
+#[test]
+fn a_plugin_from_elsewhere_imports_from_its_own_folder() {
+    let folder = project(&[
+        ("project/pipeline.yaml", ""),
+        ("elsewhere/plugin.rhai", "import \"lib\" as lib; fn reward(sample) { lib::one() }"),
+        ("elsewhere/lib.rhai", "fn one() { 1 }"),
+        ("elsewhere/greedy.rhai", "import \"../project/lib\" as lib;"),
+        ("project/lib.rhai", ""),
+    ]);
+    let root = folder.path().join("project");
+    assert!(Script::open(&folder.path().join("elsewhere/plugin.rhai"), &root).is_ok());
+    let error = Script::open(&folder.path().join("elsewhere/greedy.rhai"), &root).err().unwrap().to_string();
+    assert!(error.starts_with("`../project/lib` lies outside of the project\n"), "{error}");
+}
+
+#[test]
+fn a_missing_plugin_is_told_by_its_path() {
+    let folder = project(&[("project/a.rhai", "")]);
+    let error = Script::open(&folder.path().join("rewards/none.rhai"), folder.path()).err().unwrap().to_string();
+    assert_eq!(error, "cannot read the file: No such file or directory (os error 2)\n --> rewards/none.rhai");
 }
 
 #[cfg(unix)]
@@ -330,7 +352,7 @@ fn a_filter_keeps_drops_or_says_why() {
     let script = open("fn keep(row) { switch row.n { 0 => true, 1 => false, 2 => \"too large\", _ => 7 } }").unwrap();
     let rows: Vec<Row> = (0..3).map(|n| row(json!({ "n": n }))).collect();
     let verdicts = script.keep_rows(&rows, 0).unwrap();
-    assert_eq!(verdicts, [Keep::Yes, Keep::No("dropped".into()), Keep::No("too large".into())]);
+    assert_eq!(verdicts, [Keep::Yes, Keep::No("no reason given".into()), Keep::No("too large".into())]);
     let error = script.keep_rows(&[row(json!({ "n": 3 }))], 41).unwrap_err().to_string();
     assert!(error.starts_with("`keep` gave 7, not true, false or a reason\n"), "{error}");
     assert!(error.ends_with("= row: 42 {\"n\":3}"), "{error}");
@@ -419,4 +441,13 @@ fn tests_of_plugins_run_by_name_and_show_what_failed() {
   |
   = in: `test_two`";
     assert_eq!(outcomes[1].error.as_deref(), Some(expected));
+}
+
+#[test]
+fn every_plugin_of_the_project_passes_its_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let outcomes = run_tests(&root.join("plugins"), root).unwrap();
+    let failed: Vec<_> = outcomes.iter().filter_map(|o| o.error.as_ref().map(|e| format!("{} {e}", o.name))).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    assert!(outcomes.len() >= 15, "only {} tests found", outcomes.len());
 }

@@ -18,11 +18,11 @@ mod functions {
         or_nothing(last_boxed(text).map(str::to_string))
     }
 
-    /// The text as a number: whole where it is, else rounded to a float; `()` where it is none. Read are
+    /// The text (or number) as a number: whole where it is, else rounded to a float; `()` where it is none. Read are
     /// `1234`, `1,234`, `-3.5`, `.5`, `1/2`, `\frac{1}{2}`, `$18`, `50%` (as 50), with a full stop or
     /// such behind. To compare numbers, use `same_number`: it does not round.
-    pub fn number(text: &str) -> Dynamic {
-        or_nothing(Exact::read(text).map(|exact| exact.to_dynamic()))
+    pub fn number(value: Dynamic) -> Dynamic {
+        or_nothing(exact(&value).map(|exact| exact.to_dynamic()))
     }
 
     /// The last number written in the text, as text; `()` where there is none.
@@ -196,4 +196,213 @@ fn last_boxed(text: &str) -> Option<&str> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, path::PathBuf};
+
+    use flate2::read::GzDecoder;
+
+    use super::{functions::*, *};
+
+    #[test]
+    fn numbers_are_read_as_people_write_them() {
+        let whole = [
+            ("7", 7),
+            (" 7\n", 7),
+            ("+7", 7),
+            ("-7", -7),
+            ("−7", -7),
+            ("- 7", -7),
+            ("007", 7),
+            ("-0", 0),
+            ("1,234", 1234),
+            ("-1,234,567", -1_234_567),
+            ("7.", 7),
+            ("7.00", 7),
+            ("7!", 7),
+            ("$18", 18),
+            ("-$18", -18),
+            ("\\$18", 18),
+            ("$18$", 18),
+            ("50%", 50),
+            ("50\\%", 50),
+            ("14/2", 7),
+            ("14 / 2", 7),
+            ("\\frac{14}{2}", 7),
+            ("-\\dfrac{14}{2}", -7),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+        ];
+        for (text, expected) in whole {
+            assert_eq!(number(text.into()).as_int(), Ok(expected), "{text:?}");
+        }
+        let fractions = [
+            ("3.5", 3.5),
+            ("-.5", -0.5),
+            ("1/2", 0.5),
+            ("-1/4", -0.25),
+            ("9223372036854775808", 9_223_372_036_854_775_808.0),
+        ];
+        for (text, expected) in fractions {
+            assert_eq!(number(text.into()).as_float(), Ok(expected), "{text:?}");
+        }
+        let none = [
+            "",
+            " ",
+            "-",
+            ".",
+            "%",
+            "$",
+            "seven",
+            "7 apples",
+            "1 2",
+            "12,34",
+            "1,2345",
+            "1/0",
+            "1/",
+            "/2",
+            "1//2",
+            "1.2.3",
+            "--7",
+            "7-",
+            "0x10",
+            "1e5",
+            "inf",
+            "NaN",
+            "1/2/3",
+            "٣",
+            "\\frac{1}{0}",
+            "\\frac{1}",
+            "1_000",
+            "x=7",
+            "2^3",
+        ];
+        for text in none {
+            assert!(number(text.into()).is_unit(), "{text:?} read as {:?}", number(text.into()));
+        }
+    }
+
+    #[test]
+    fn numbers_are_the_same_without_rounding() {
+        let same = [
+            ("7", "7.0"),
+            ("1,000", "1000"),
+            ("0.5", "1/2"),
+            ("2/4", "1/2"),
+            ("0", "-0.00"),
+            ("-1/2", "-.5"),
+            ("0.30", ".3"),
+            ("100000000000000000000000000000000000000001", "100000000000000000000000000000000000000001.0"),
+        ];
+        for (left, right) in same {
+            assert!(same_number(left.into(), right.into()), "{left} and {right}");
+            assert!(same_number(right.into(), left.into()), "{right} and {left}");
+        }
+        let different = [
+            ("7", "8"),
+            ("7", "-7"),
+            ("0.33", "1/3"),
+            ("0.3333333333333333", "1/3"),
+            ("1/2", "2/1"),
+            ("12", "21"),
+            ("9007199254740993", "9007199254740992"),
+            ("100000000000000000000000000000000000000001", "100000000000000000000000000000000000000002"),
+            ("seven", "seven"),
+            ("", ""),
+        ];
+        for (left, right) in different {
+            assert!(!same_number(left.into(), right.into()), "{left} and {right}");
+        }
+        assert!(same_number(Dynamic::from(7_i64), "7".into()));
+        assert!(same_number(Dynamic::from(0.1_f64), "1/10".into()));
+        assert!(!same_number(Dynamic::from(0.1_f64 + 0.2), "0.3".into()));
+        assert!(!same_number(Dynamic::UNIT, Dynamic::UNIT));
+    }
+
+    #[test]
+    fn endless_digits_are_no_number_and_take_no_time() {
+        let long = "9".repeat(1 << 20);
+        assert!(number(long.into()).is_unit());
+        let most = "9".repeat(512);
+        let start = std::time::Instant::now();
+        assert!(same_number(most.as_str().into(), most.as_str().into()));
+        assert!(start.elapsed().as_millis() < 100);
+    }
+
+    #[test]
+    fn the_last_box_is_read_with_its_braces_balanced() {
+        let cases = [
+            (r"so \boxed{7}.", Some("7")),
+            (r"\boxed{1} or \boxed{2}", Some("2")),
+            (r"\boxed{\frac{1}{2}}", Some(r"\frac{1}{2}")),
+            (r"\boxed{\{1, 2\}}", Some(r"\{1, 2\}")),
+            (r"\boxed{}", Some("")),
+            (r"\boxed{7", None),
+            (r"\boxed{1} and \boxed{7", None),
+            (r"\fbox{7}", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(last_boxed(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_number_of_a_text_is_found() {
+        let cases = [
+            ("I have 3 apples and 4.", Some("4")),
+            ("it costs $1,234.50 in all", Some("1,234.50")),
+            ("first 1, then 2, then 3, done", Some("3")),
+            ("12,34", Some("34")),
+            ("from 5 to -6", Some("-6")),
+            ("one half is 1/2", Some("1/2")),
+            ("none", None),
+        ];
+        for (text, expected) in cases {
+            let found = last_number(text);
+            assert_eq!(found.into_immutable_string().ok().as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn divisors_and_digits() {
+        assert_eq!(gcd(12, -18).unwrap(), 6);
+        assert_eq!(gcd(0, 5).unwrap(), 5);
+        assert_eq!(gcd(0, 0).unwrap(), 0);
+        assert!(gcd(i64::MIN, 0).is_err());
+        let of = |number| digits(number).iter().map(|digit| digit.as_int().unwrap()).collect::<Vec<_>>();
+        assert_eq!(of(-1205), [1, 2, 0, 5]);
+        assert_eq!(of(0), [0]);
+    }
+
+    /// Every answer of GSM8K is a whole number; 79 of train and 14 of test carry a thousands comma
+    /// (counted in shared/data/README.md).
+    #[test]
+    fn every_answer_of_gsm8k_is_read() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/gsm8k");
+        for (file, rows, commas) in [("train.jsonl.gz", 7473, 79), ("test.jsonl.gz", 1319, 14)] {
+            let Ok(bytes) = std::fs::File::open(folder.join(file)) else {
+                eprintln!("SKIPPED: {} is absent", folder.join(file).display());
+                return;
+            };
+            let mut text = String::new();
+            GzDecoder::new(bytes).read_to_string(&mut text).unwrap();
+            let mut counts = (0, 0);
+            for line in text.lines() {
+                let row: serde_json::Value = serde_json::from_str(line).unwrap();
+                let answer = row["answer"].as_str().unwrap().rsplit("#### ").next().unwrap().trim();
+                let plain: i64 = answer.replace(',', "").parse().unwrap();
+                assert_eq!(number(answer.into()).as_int(), Ok(plain), "{answer:?}");
+                assert!(same_number(answer.into(), plain.into()), "{answer:?}");
+                assert!(!same_number(answer.into(), (plain + 1).into()), "{answer:?}");
+                let sentence = format!("So the answer is {answer}.");
+                let found = last_number(&sentence).into_immutable_string().unwrap();
+                assert!(same_number(found.into(), answer.into()), "{sentence:?}");
+                counts = (counts.0 + 1, counts.1 + i32::from(answer.contains(',')));
+            }
+            assert_eq!(counts, (rows, commas), "{file}");
+        }
+    }
 }
