@@ -28,3 +28,55 @@ impl Stage for Export {
         Checkpoint::open(&ctx.input("policy")?.path)?.save_as(ctx.output(), self.dtype)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        bench::{Bench, fixture, json_of, shared},
+        import::Import,
+        init::Init,
+    };
+
+    #[test]
+    fn an_imported_model_is_exported_as_it_was() {
+        for family in ["llama", "qwen2", "qwen3"] {
+            let bench = Bench::new();
+            let imported = bench.run::<Import>(json!({ "path": fixture(family) }), &[]).unwrap();
+            let kept = bench.path("imported");
+            std::fs::rename(imported, &kept).unwrap();
+            let exported = bench.run::<Export>(json!({}), &[("policy", &kept)]).unwrap();
+            let (before, after) = (Checkpoint::open(&fixture(family)).unwrap(), Checkpoint::open(&exported).unwrap());
+            assert_eq!((before.config, before.weights), (after.config, after.weights));
+            let exported = bench.run::<Export>(json!({ "dtype": "bf16" }), &[("policy", &kept)]).unwrap();
+            assert_eq!(json_of(&exported.join("config.json"))["torch_dtype"], "bfloat16");
+        }
+    }
+
+    #[test]
+    fn a_new_model_is_as_large_as_its_sizes_say() {
+        let bench = Bench::new();
+        let with =
+            json!({ "layers": 2, "hidden": 8, "heads": 2, "kv_heads": 1, "ffn": 10, "tied": false, "family": "qwen2" });
+        let made = bench.run::<Init>(with, &[("tokenizer", &fixture("llama"))]).unwrap();
+        let checkpoint = Checkpoint::open(&made).unwrap();
+        let count: usize = checkpoint.weights.values().map(|weight| weight.values.len()).sum();
+        // Embedding and head 2 * 64 * 8; a layer: q 8*8 + 8, k and v (8*4 + 4) each, o 8*8, ffn 3 * 80, two norms of 8.
+        assert_eq!(count, 2 * 64 * 8 + 2 * (72 + 2 * 36 + 64 + 240 + 16) + 8);
+        assert_eq!(
+            bench.complaint::<Init>(json!({ "hidden": 10, "heads": 4 }), &[("tokenizer", &fixture("llama"))]),
+            "hidden: `hidden` (10) must be a multiple of twice `heads`, as rotary positions turn halves of a head (4)"
+        );
+    }
+
+    #[test]
+    fn the_stories_model_is_imported() {
+        let Some(path) = shared("models/stories260K/hf") else { return };
+        let bench = Bench::new();
+        let made = bench.run::<Import>(json!({ "path": path }), &[]).unwrap();
+        let generation = json_of(&made.join("generation_config.json"));
+        assert_eq!(generation, json!({ "bos_token_id": 1, "eos_token_id": [1, 2] }));
+    }
+}

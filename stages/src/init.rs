@@ -34,7 +34,8 @@ impl Stage for Init {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let problem = |(parameter, message): (&str, String)| Problem { parameter: parameter.into(), message, hint: None };
+        let problem =
+            |(parameter, message): (&str, String)| Problem { parameter: parameter.into(), message, hint: None };
         self.0.problems().into_iter().map(problem).collect()
     }
 

@@ -1,6 +1,8 @@
 //! The stages: what a node of a pipeline can do, from drawing problems to reinforcement learning.
 //! Knows nothing of stores, graphs or YAML.
 
+#[cfg(test)]
+mod bench;
 mod registry;
 
 pub mod data;

@@ -187,3 +187,129 @@ impl JsonSchema for Paths {
         json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::bench::{Bench, column, shared};
+
+    const ROWS: &str = "{\"q\":\"1+1\",\"n\":2,\"t\":\"sum\"}\n{\"q\":\"gcd 4 6\",\"n\":2.0,\"t\":\"gcd\"}\n{\"q\":\"3+4\",\"n\":7,\"t\":\"sum\"}\n";
+
+    #[test]
+    fn compressed_and_plain_files_hold_the_same_rows() {
+        let bench = Bench::new();
+        bench.file("a.jsonl", ROWS);
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(ROWS.as_bytes()).unwrap();
+        bench.file("b.jsonl.gz", gz.finish().unwrap());
+        bench.file("c.jsonl.zst", zstd::encode_all(ROWS.as_bytes(), 1).unwrap());
+        let list = format!("[{}]", ROWS.trim().replace('\n', ","));
+        bench.file("d.json", &list);
+        bench.file("e.json", format!("{{\"about\": \"x\", \"rows\": {list}}}"));
+        let first = bench.made::<Load>(json!({ "path": "a.jsonl" }), &[]).unwrap();
+        assert_eq!(first.len(), 3);
+        for name in ["b.jsonl.gz", "c.jsonl.zst", "d.json", "e.json"] {
+            assert_eq!(bench.made::<Load>(json!({ "path": name }), &[]).unwrap(), first, "{name}");
+        }
+        let twice = bench.made::<Load>(json!({ "path": ["a.jsonl", "d.json"] }), &[]).unwrap();
+        assert_eq!(twice.len(), 6);
+    }
+
+    #[test]
+    fn fields_are_renamed_and_rows_kept_by_value() {
+        let bench = Bench::new();
+        bench.file("a.jsonl", ROWS);
+        let with = json!({ "path": "a.jsonl", "fields": { "prompt": "q" }, "where": { "t": ["sum", "x"], "n": 2 } });
+        let rows = bench.made::<Load>(with, &[]).unwrap();
+        assert_eq!(json!(rows), json!([{ "prompt": "1+1", "n": 2, "t": "sum" }]));
+        let with = json!({ "path": "a.jsonl", "where": { "n": 2 }, "limit": 5 });
+        assert_eq!(bench.made::<Load>(with, &[]).unwrap().len(), 2, "2.0 is 2");
+    }
+
+    #[test]
+    fn a_text_file_is_one_row() {
+        let bench = Bench::new();
+        bench.file("a.txt", "To be,\nor not\n");
+        assert_eq!(
+            json!(bench.made::<Load>(json!({ "path": "a.txt" }), &[]).unwrap()),
+            json!([{ "text": "To be,\nor not\n" }])
+        );
+    }
+
+    #[test]
+    fn an_invalid_line_is_shown_with_its_file_as_the_pipeline_names_it() {
+        let bench = Bench::new();
+        bench.file("data/a.jsonl", "{\"q\": 1}\n{\"q\": }\n");
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "data/a.jsonl" }), &[]),
+            "data/a.jsonl:2:7: invalid JSON: expected value\n   |\n 2 | {\"q\": }\n   |       ^"
+        );
+    }
+
+    #[test]
+    fn a_row_of_the_wrong_shape_is_shown_with_its_place() {
+        let bench = Bench::new();
+        bench.file("a.jsonl", "{\"prompt\": \"x\"}\n{\"prompt\": 7, \"n\": 1}\n");
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "a.jsonl" }), &[]),
+            "a.jsonl:2: in {\"prompt\":7,\"n\":1}: `prompt` is a number; it must be a text"
+        );
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "a.jsonl", "fields": { "prompt": "question" } }), &[]),
+            "a.jsonl:1: in {\"prompt\":\"x\"}: no field `question`; the row has `prompt`"
+        );
+        bench.file("b.json", "[{\"a\": 1}, 5]");
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "b.json" }), &[]),
+            "b.json: item 2: a row is an object, but this is a number: 5"
+        );
+    }
+
+    #[test]
+    fn a_filter_that_keeps_nothing_says_what_there_was() {
+        let bench = Bench::new();
+        bench.file("a.jsonl", ROWS);
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "a.jsonl", "where": { "t": "sums", "u": 1 } }), &[]),
+            "`where` keeps none of the 3 rows of a.jsonl\n  `t` is among \"gcd\", \"sum\"\n  `u` is in no row"
+        );
+        bench.file("b.jsonl", "\n");
+        assert_eq!(bench.complaint::<Load>(json!({ "path": "b.jsonl" }), &[]), "no rows in b.jsonl");
+    }
+
+    #[test]
+    fn an_unknown_extension_asks_for_the_format() {
+        let bench = Bench::new();
+        bench.file("rows.data", ROWS);
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "rows.data" }), &[]),
+            "rows.data: nothing is known of the extension `data`\n  hint: say what it is with `format: jsonl`, `json` or `text`"
+        );
+        assert_eq!(bench.made::<Load>(json!({ "path": "rows.data", "format": "jsonl" }), &[]).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn real_files_load() {
+        let Some(folder) = shared("") else { return };
+        let bench = Bench::new();
+        let load = |with: Value| {
+            let mut with = with;
+            with["path"] = json!(folder.join(with["path"].as_str().unwrap()));
+            bench.made::<Load>(with, &[]).unwrap()
+        };
+        // Numbers of rows: shared/data/README.md.
+        assert_eq!(load(json!({ "path": "gsm8k/train.jsonl.gz", "fields": { "prompt": "question" } })).len(), 7473);
+        let svamp = load(json!({ "path": "svamp/SVAMP.json.gz" }));
+        assert_eq!((svamp.len(), &svamp[0]["Answer"]), (1000, &json!(51.0)));
+        let tasks = json!({ "task": ["chain_sum", "gcd", "leg_counting"] });
+        assert_eq!(load(json!({ "path": "reasoning_gym/train.jsonl.gz", "where": tasks })).len(), 360);
+        assert_eq!(load(json!({ "path": "general-instruct/self_instruct.jsonl" })).len(), 427);
+        let shakespeare = load(json!({ "path": "tinyshakespeare/input.txt.gz" }));
+        let text = column(&shakespeare, "text")[0].as_str().unwrap().chars().count();
+        assert_eq!((shakespeare.len(), text), (1, 1_115_394));
+    }
+}

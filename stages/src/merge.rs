@@ -225,3 +225,112 @@ impl Source {
         Ok((taken, size))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::bench::{Bench, column, prompts};
+
+    fn source(letter: char, count: usize) -> Vec<Value> {
+        prompts((0..count).map(|i| format!("{letter}{i}")))
+    }
+
+    fn merged(with: Value, sources: &[Vec<Value>]) -> Vec<Row> {
+        let bench = Bench::new();
+        let folders: Vec<_> = sources.iter().enumerate().map(|(i, rows)| bench.rows(&format!("in{i}"), rows)).collect();
+        let inputs: Vec<(&str, &Path)> = folders.iter().map(|folder| ("rows", folder.as_path())).collect();
+        bench.made::<Merge>(with, &inputs).unwrap()
+    }
+
+    fn counts(rows: &[Row]) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for prompt in column(rows, "prompt") {
+            *counts.entry(prompt.as_str().unwrap()[..1].to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn is(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
+        pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    }
+
+    #[test]
+    fn without_weights_every_row_is_there_once() {
+        let rows = merged(json!({}), &[source('a', 5), source('b', 3)]);
+        assert_eq!(counts(&rows), is(&[("a", 5), ("b", 3)]));
+        let again = merged(json!({}), &[source('a', 5), source('b', 3)]);
+        assert_eq!(rows, again, "the order is drawn by the seed alone");
+        let in_order = merged(json!({ "shuffle": false }), &[source('a', 5), source('b', 3)]);
+        assert_eq!(column(&in_order, "prompt")[5], json!("b0"));
+        assert_ne!(rows, in_order);
+    }
+
+    #[test]
+    fn weights_are_shares_of_the_largest_result_without_repetition() {
+        // 3 : 1 of 60 and 40 rows: the first allows 80 in all, the second 160.
+        let rows = merged(json!({ "weights": [3, 1] }), &[source('a', 60), source('b', 40)]);
+        assert_eq!(counts(&rows), is(&[("a", 60), ("b", 20)]));
+        let thirds = merged(json!({ "weights": [1, 1, 1] }), &[source('a', 7), source('b', 50), source('c', 9)]);
+        assert_eq!(counts(&thirds), is(&[("a", 7), ("b", 7), ("c", 7)]));
+    }
+
+    #[test]
+    fn a_total_is_met_exactly_and_a_small_source_repeated_in_whole_passes() {
+        let rows = merged(
+            json!({ "weights": [1, 1, 1], "total": 100 }),
+            &[source('a', 10), source('b', 500), source('c', 500)],
+        );
+        assert_eq!(counts(&rows), is(&[("a", 34), ("b", 33), ("c", 33)]));
+        let mut times = BTreeMap::new();
+        for prompt in column(&rows, "prompt").iter().filter(|prompt| prompt.as_str().unwrap().starts_with('a')) {
+            *times.entry(prompt.to_string()).or_insert(0) += 1;
+        }
+        assert_eq!(times.len(), 10);
+        assert!(times.values().all(|times| (3..=4).contains(times)), "{times:?}");
+    }
+
+    #[test]
+    fn doubles_go_first_then_caps_then_weights() {
+        let with = json!({ "dedupe": "prompt", "caps": [3, null], "weights": [1, 2] });
+        let doubled = [source('a', 10), source('a', 10), source('b', 2)].concat();
+        let second = [source('a', 4), source('b', 9)].concat();
+        // First: a0..a9, b0, b1, of which 3 are drawn. Second: b2..b8, of which 6 make two thirds.
+        assert_eq!(merged(with, &[doubled, second]).len(), 9);
+    }
+
+    #[test]
+    fn shares_can_be_of_tokens() {
+        let bench = Bench::new();
+        let rows = |text: &str| vec![json!({ "prompt": text }); 100];
+        let (short, long) = (bench.rows("short", &rows("ab")), bench.rows("long", &rows(&"a".repeat(20))));
+        let tokenizer = bench.run::<crate::tokenizer::Tokenizer>(json!({}), &[("rows", &short)]).unwrap();
+        let kept = bench.path("tokenizer");
+        std::fs::rename(tokenizer, &kept).unwrap();
+        let with = json!({ "weights": [1, 1], "by": "tokens" });
+        let inputs = [("rows", short.as_path()), ("rows", long.as_path()), ("tokenizer", kept.as_path())];
+        // 100 rows of 2 tokens are 200, and so are 10 of 20.
+        assert_eq!(bench.made::<Merge>(with.clone(), &inputs).unwrap().len(), 110);
+        assert_eq!(
+            bench.complaint::<Merge>(with, &inputs[..2]),
+            "`by: tokens` needs the input `tokenizer`: a tokenizer or a checkpoint that counts them"
+        );
+    }
+
+    #[test]
+    fn lists_must_be_as_long_as_the_inputs() {
+        let bench = Bench::new();
+        let folder = bench.rows("in", &source('a', 2));
+        assert_eq!(
+            bench.complaint::<Merge>(json!({ "weights": [1, 2] }), &[("rows", &folder)]),
+            "`weights` has 2 values for 1 inputs"
+        );
+        assert_eq!(
+            bench.complaint::<Merge>(json!({ "weights": [-1] }), &[("rows", &folder)]),
+            "weights: a weight must be a number of at least zero"
+        );
+    }
+}

@@ -111,7 +111,8 @@ impl Split {
     fn by_position(&self, rows: Vec<Row>) -> Result<Vec<Row>> {
         let cut = |(index, mut row): (usize, Row)| {
             let text = row.get("text").and_then(Value::as_str);
-            let text = text.with_context(|| format!("row {} has no `text`; it has {}", index + 1, encode::fields(&row)))?;
+            let text =
+                text.with_context(|| format!("row {} has no `text`; it has {}", index + 1, encode::fields(&row)))?;
             let count = text.chars().count();
             let train = if self.test < 1.0 {
                 // Rounded down, as nanoGPT's `int(n * 0.9)`.
@@ -142,4 +143,99 @@ fn unit(hash: &[u8; 32]) -> f64 {
     let mut first = [0; 8];
     first.copy_from_slice(&hash[..8]);
     (u64::from_be_bytes(first) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::bench::{Bench, column, prompts, shared};
+
+    fn numbered(count: usize) -> Vec<Value> {
+        prompts((0..count).map(|i| format!("{i}+1=")))
+    }
+
+    fn side(rows: &[Value], part: &str, test: f64) -> Vec<Row> {
+        let bench = Bench::new();
+        let folder = bench.rows("rows", rows);
+        bench.made::<Split>(json!({ "part": part, "test": test }), &[("rows", &folder)]).unwrap()
+    }
+
+    #[test]
+    fn the_parts_are_disjoint_and_together_everything_in_order() {
+        let rows = numbered(500);
+        let (train, test) = (side(&rows, "train", 50.0), side(&rows, "test", 50.0));
+        assert_eq!((train.len(), test.len()), (450, 50));
+        let both: BTreeSet<String> = train.iter().chain(&test).map(|row| row["prompt"].to_string()).collect();
+        assert_eq!(both.len(), 500);
+        let place = |row: &Row| row["prompt"].as_str().unwrap().trim_end_matches("+1=").parse::<usize>().unwrap();
+        assert!(train.is_sorted_by_key(place) && test.is_sorted_by_key(place));
+    }
+
+    #[test]
+    fn a_share_puts_a_prompt_on_the_same_side_whatever_else_is_there() {
+        let few = side(&numbered(500), "test", 0.2);
+        let many = side(&numbered(5000), "test", 0.2);
+        assert_eq!(few[..], many[..few.len()]);
+        // 5000 draws with chance 0.2: mean 1000, deviation 28.
+        assert!((many.len() as f64 - 1000.0).abs() < 110.0, "{}", many.len());
+    }
+
+    #[test]
+    fn rows_with_the_same_prompt_stay_together() {
+        let rows: Vec<Value> = numbered(40).into_iter().cycle().take(120).collect();
+        let (train, test) = (side(&rows, "train", 10.0), side(&rows, "test", 10.0));
+        let distinct = |rows: &[Row]| column(rows, "prompt").iter().map(Value::to_string).collect::<BTreeSet<_>>();
+        assert_eq!(distinct(&train).intersection(&distinct(&test)).count(), 0);
+        assert_eq!(test.len(), 12, "four prompts of three rows are the first to reach ten");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_where_nanogpt_cuts_it() {
+        let bench = Bench::new();
+        let folder = bench.rows("rows", &[json!({ "text": "äbcdefghijklmnopqrstuvw" })]);
+        let cut = |part: &str| {
+            bench.made::<Split>(json!({ "part": part, "by": "position" }), &[("rows", &folder)]).unwrap()[0]["text"]
+                .clone()
+        };
+        // 23 characters: int(23 * 0.9) = 20.
+        assert_eq!((cut("train"), cut("test")), (json!("äbcdefghijklmnopqrst"), json!("uvw")));
+    }
+
+    #[test]
+    fn shakespeare_is_cut_as_in_nanogpt() {
+        let Some(path) = shared("tinyshakespeare/input.txt.gz") else { return };
+        let bench = Bench::new();
+        let rows = bench.run::<crate::load::Load>(json!({ "path": path }), &[]).unwrap();
+        let kept = bench.path("kept");
+        std::fs::rename(rows, &kept).unwrap();
+        let cut = |part: &str| {
+            let rows = bench.made::<Split>(json!({ "part": part, "by": "position" }), &[("rows", &kept)]).unwrap();
+            rows[0]["text"].as_str().unwrap().chars().count()
+        };
+        // nanoGPT, data/shakespeare_char/prepare.py: train has 1,003,854 tokens, val has 111,540 tokens.
+        assert_eq!((cut("train"), cut("test")), (1_003_854, 111_540));
+    }
+
+    #[test]
+    fn rows_without_the_key_and_impossible_sizes_are_errors() {
+        let bench = Bench::new();
+        let folder = bench.rows("rows", &[json!({ "question": "?" })]);
+        let inputs = [("rows", folder.as_path())];
+        assert_eq!(
+            bench.complaint::<Split>(json!({ "part": "train" }), &inputs),
+            "row 1 has no `prompt`; it has `question`"
+        );
+        assert_eq!(
+            bench.complaint::<Split>(json!({ "part": "train", "key": "question", "test": 1 }), &inputs),
+            "`test: 1` leaves nothing to train on: there are 1 rows"
+        );
+        assert_eq!(
+            bench.complaint::<Split>(json!({ "part": "train", "test": 2.5 }), &inputs),
+            "test: `test` is 2.5: from 1 on it is a number of rows, and whole"
+        );
+    }
 }

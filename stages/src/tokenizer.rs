@@ -77,7 +77,8 @@ impl Stage for Tokenizer {
         }
         let least = 256 + self.tokens().all().len();
         if self.kind == Kind::Bpe && self.vocab_size < least {
-            let message = format!("`vocab_size` is {}; all bytes and special tokens are {least} already", self.vocab_size);
+            let message =
+                format!("`vocab_size` is {}; all bytes and special tokens are {least} already", self.vocab_size);
             problems.push(problem("vocab_size", message));
         }
         problems
@@ -127,5 +128,45 @@ impl Tokenizer {
             bail!("no text in {wanted}; the row has {}", encode::fields(row));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        bench::{Bench, json_of},
+        text::tokenizer::Tokenizer as Trained,
+    };
+
+    #[test]
+    fn everything_that_the_rows_hold_can_be_encoded() {
+        let bench = Bench::new();
+        let messages = json!([{ "role": "user", "content": "é?" }, { "role": "assistant", "content": "7" }]);
+        let rows = [json!({ "prompt": "1+", "completion": "<think>2", "answer": 3 }), json!({ "messages": messages })];
+        let folder = bench.rows("rows", &rows);
+        let with = json!({ "special": ["<think>", "<eos>"], "extra": "xyz" });
+        let made = bench.run::<Tokenizer>(with, &[("rows", &folder)]).unwrap();
+        let tokenizer = Trained::open(&made).unwrap();
+        assert_eq!(tokenizer.encode("<eos><think>").unwrap(), [1, 2]);
+        assert_eq!(tokenizer.encode("User: é?\nAssistant: 7 1+2 xyz").unwrap().len(), 29);
+        assert!(tokenizer.encode("3").is_err(), "an answer that is a number is no text");
+        assert_eq!(json_of(&made.join("tokenizer_config.json"))["eos_token"], "<eos>");
+    }
+
+    #[test]
+    fn a_row_without_text_is_an_error() {
+        let bench = Bench::new();
+        let folder = bench.rows("rows", &[json!({ "question": "?" })]);
+        assert_eq!(
+            bench.complaint::<Tokenizer>(json!({ "fields": ["prompt"] }), &[("rows", &folder)]),
+            "row 1 of `rows`: no text in `prompt`; the row has `question`"
+        );
+        assert_eq!(
+            bench.complaint::<Tokenizer>(json!({ "kind": "bpe", "vocab_size": 257 }), &[("rows", &folder)]),
+            "vocab_size: `vocab_size` is 257; all bytes and special tokens are 258 already"
+        );
     }
 }

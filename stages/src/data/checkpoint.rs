@@ -69,7 +69,11 @@ impl Checkpoint {
             [one] => json!(one),
             many => json!(many),
         };
-        let all = [("bos_token_id", json!(self.tokenizer.bos())), ("eos_token_id", eos), ("pad_token_id", json!(self.tokenizer.pad()))];
+        let all = [
+            ("bos_token_id", json!(self.tokenizer.bos())),
+            ("eos_token_id", eos),
+            ("pad_token_id", json!(self.tokenizer.pad())),
+        ];
         all.into_iter().filter(|(_, id)| !id.is_null()).map(|(name, id)| (name.to_owned(), id)).collect()
     }
 }
@@ -96,4 +100,56 @@ fn ensure_in_vocabulary(config: &Config, tokenizer: &Tokenizer) -> Result<()> {
 fn write_json(path: &Path, value: Map<String, Value>) -> Result<()> {
     let text = format!("{:#}\n", Value::Object(value));
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::bench::{Bench, fixture, json_of, shared};
+
+    #[test]
+    fn a_checkpoint_survives_saving() {
+        for family in ["llama", "qwen2", "qwen3"] {
+            let bench = Bench::new();
+            bench.file("c/.keep", "");
+            let first = Checkpoint::open(&fixture(family)).unwrap();
+            first.save(&bench.path("c")).unwrap();
+            let second = Checkpoint::open(&bench.path("c")).unwrap();
+            assert_eq!((&first.config, &first.weights), (&second.config, &second.weights));
+            let tokenizer = |folder: &Path| std::fs::read(folder.join("tokenizer.json")).unwrap();
+            assert_eq!(tokenizer(&fixture(family)), tokenizer(&bench.path("c")));
+            let generation = json_of(&bench.path("c/generation_config.json"));
+            assert_eq!(generation, json!({ "eos_token_id": 1, "pad_token_id": 0 }));
+        }
+    }
+
+    #[test]
+    fn an_out_of_vocabulary_checkpoint_is_refused() {
+        let bench = Bench::new();
+        bench.file("c/.keep", "");
+        Checkpoint::open(&fixture("llama")).unwrap().save(&bench.path("c")).unwrap();
+        let mut config = json_of(&bench.path("c/config.json"));
+        config["vocab_size"] = json!(60);
+        bench.file("c/config.json", config.to_string());
+        assert_eq!(
+            bench.message(&Checkpoint::open(&bench.path("c")).unwrap_err()),
+            "opening c: the tokenizer has ids up to 63, but the model's vocabulary ends at 59 (`vocab_size` is 60)"
+        );
+    }
+
+    #[test]
+    fn a_bf16_checkpoint_of_another_trainer_opens() {
+        let Some(folder) = shared("models/verl-digit-llama") else { return };
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let tokenizer = &checkpoint.tokenizer;
+        assert_eq!((tokenizer.vocab_size(), tokenizer.eos_ids(), tokenizer.bos()), (16, &[1][..], None));
+        // reference.json, first case: prompt `7,8:20,0`.
+        assert_eq!(tokenizer.encode("7,8:20,0").unwrap(), [11, 14, 12, 15, 6, 4, 14, 4]);
+        assert_eq!(
+            tokenizer.encode("7,8;2").unwrap_err().to_string(),
+            "the tokenizer has no token for ';' (U+003B), character 4 of the text, in \"7,8;2\""
+        );
+    }
 }

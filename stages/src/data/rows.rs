@@ -132,3 +132,59 @@ pub(crate) fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Bench;
+
+    fn complaint_of(text: &str) -> String {
+        let bench = Bench::new();
+        bench.file("r/rows.jsonl", text);
+        bench.message(&read(&bench.path("r")).unwrap_err())
+    }
+
+    #[test]
+    fn rows_survive_writing_with_their_order_and_numbers() {
+        let bench = Bench::new();
+        let text = "{\"z\":1,\"a\":0.1,\"b\":\"é\\n\",\"n\":[1.0,null]}\n{\"big\":18446744073709551615}\n";
+        bench.file("in/rows.jsonl", format!("\u{feff}\n{}", text.replace('\n', "\r\n")));
+        bench.file("out/.keep", "");
+        assert_eq!(write(&bench.path("out"), read(&bench.path("in")).unwrap()).unwrap(), 2);
+        assert_eq!(std::fs::read_to_string(bench.path("out/rows.jsonl")).unwrap(), text);
+    }
+
+    #[test]
+    fn invalid_json_is_shown_at_its_line_and_column() {
+        assert_eq!(
+            complaint_of("{\"a\": 1}\n\n{\"a\": 1 \"b\": 2}\n"),
+            "r/rows.jsonl:3:9: invalid JSON: expected `,` or `}`\n   |\n 3 | {\"a\": 1 \"b\": 2}\n   |         ^"
+        );
+    }
+
+    #[test]
+    fn a_line_cut_short_is_shown_at_its_end() {
+        assert_eq!(
+            complaint_of("{\"a\": \"no end"),
+            "r/rows.jsonl:1:13: invalid JSON: EOF while parsing a string\n   |\n 1 | {\"a\": \"no end\n   |             ^"
+        );
+    }
+
+    #[test]
+    fn a_row_that_is_no_object_is_refused() {
+        assert_eq!(
+            complaint_of("[1, 2]\n"),
+            "r/rows.jsonl:1:1: a row is an object, but this is a list\n   |\n 1 | [1, 2]\n   | ^"
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_shown_around_the_mistake() {
+        let line = format!("{{\"a\": \"{}\" oops \"{}\"}}", "é".repeat(100), "b".repeat(200));
+        let message = complaint_of(&line);
+        let lines: Vec<&str> = message.lines().collect();
+        assert_eq!(lines[0], "r/rows.jsonl:1:210: invalid JSON: expected `,` or `}`");
+        assert_eq!(lines[2], format!(" 1 | …{}\" oops \"{}…", "é".repeat(58), "b".repeat(44)));
+        assert_eq!(lines[3], format!("   | {}^", " ".repeat(61)));
+    }
+}

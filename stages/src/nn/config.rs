@@ -242,3 +242,122 @@ impl Keys<'_> {
         value.as_bool().with_context(|| format!("`{key}` is {value}; it must be true or false"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{fixture, shared};
+
+    fn tiny() -> Value {
+        json!({ "model_type": "llama", "vocab_size": 8, "hidden_size": 4, "intermediate_size": 6,
+                "num_hidden_layers": 1, "num_attention_heads": 2 })
+    }
+
+    fn refusal(key: &str, value: Value) -> String {
+        let mut config = tiny();
+        config[key] = value;
+        format!("{:#}", Config::from_hf(&config.to_string()).unwrap_err())
+    }
+
+    #[test]
+    fn the_configs_that_transformers_writes_are_read() {
+        let read =
+            |name: &str| Config::from_hf(&std::fs::read_to_string(fixture(name).join("config.json")).unwrap()).unwrap();
+        // The numbers stand in tests/reference/make_fixtures.py.
+        let qwen3 = Config {
+            family: Family::Qwen3,
+            vocab_size: 64,
+            hidden_size: 32,
+            intermediate_size: 64,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 16,
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e6,
+            max_position_embeddings: 128,
+            tie_word_embeddings: true,
+            attention_bias: false,
+            qk_norm: true,
+        };
+        assert_eq!(read("qwen3"), qwen3);
+        let qwen2 = Config {
+            family: Family::Qwen2,
+            head_dim: 8,
+            tie_word_embeddings: false,
+            attention_bias: true,
+            qk_norm: false,
+            ..qwen3.clone()
+        };
+        assert_eq!(read("qwen2"), qwen2);
+        let llama = Config { family: Family::Llama, head_dim: 8, rope_theta: 1e4, qk_norm: false, ..qwen3 };
+        assert_eq!(read("llama"), llama);
+    }
+
+    #[test]
+    fn rope_theta_is_read_in_the_old_place_too() {
+        let Some(path) = shared("models/stories260K/hf/config.json") else { return };
+        let config = Config::from_hf(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert_eq!((config.rope_theta, config.head_dim, config.num_key_value_heads), (10_000.0, 8, 4));
+    }
+
+    #[test]
+    fn a_written_config_reads_back_the_same() {
+        for family in Family::ALL {
+            let shape = crate::nn::shape::Shape { family, rope_theta: 500_000.0, ..Default::default() };
+            let config = shape.config(71).unwrap();
+            let text = Value::Object(config.to_hf()).to_string();
+            assert_eq!(Config::from_hf(&text).unwrap(), config, "{text}");
+            assert!(text.contains("\"rms_norm_eps\":0.00001") || text.contains("\"rms_norm_eps\":1e-5"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_decoder_does_not_compute_is_refused_by_the_deciding_key() {
+        assert_eq!(
+            refusal("model_type", json!("gemma2")),
+            "`model_type` is \"gemma2\", which is not supported; supported: `llama`, `qwen2`, `qwen3`"
+        );
+        assert_eq!(refusal("model_type", Value::Null), "no `model_type`; it must be one of `llama`, `qwen2`, `qwen3`");
+        assert_eq!(
+            refusal("rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 })),
+            "`rope_scaling.rope_type` is `llama3`, which is not supported; supported: `default`"
+        );
+        assert_eq!(
+            refusal("rope_parameters", json!({ "rope_type": "yarn", "rope_theta": 1e6 })),
+            "`rope_parameters.rope_type` is `yarn`, which is not supported; supported: `default`"
+        );
+        assert_eq!(
+            refusal("hidden_act", json!("gelu")),
+            "`hidden_act` is `gelu`, which is not supported; supported: `silu`"
+        );
+        assert_eq!(refusal("mlp_bias", json!(true)), "`mlp_bias` is true, which is not supported; supported: false");
+        assert_eq!(
+            refusal("attention_bias", json!(true)),
+            "`attention_bias` is true, which is not supported; supported: false"
+        );
+        assert_eq!(
+            refusal("use_sliding_window", json!(true)),
+            "`use_sliding_window` is true, which is not supported; supported: false"
+        );
+        assert_eq!(
+            refusal("layer_types", json!(["full_attention", "sliding_attention"])),
+            "`layer_types` holds \"sliding_attention\", which is not supported; supported: \"full_attention\""
+        );
+    }
+
+    #[test]
+    fn missing_and_impossible_sizes_are_named() {
+        assert_eq!(refusal("hidden_size", Value::Null), "no `hidden_size`");
+        assert_eq!(refusal("vocab_size", json!(0)), "`vocab_size` is 0; it must be a whole number above zero");
+        assert_eq!(
+            refusal("num_key_value_heads", json!(3)),
+            "`num_attention_heads` (2) must be a multiple of `num_key_value_heads` (3)"
+        );
+        assert_eq!(
+            refusal("head_dim", json!(3)),
+            "`head_dim` is 3: rotary positions turn halves of a head, so it must be even"
+        );
+        assert_eq!(refusal("rms_norm_eps", json!("x")), "`rms_norm_eps` is \"x\"; it must be a number above zero");
+    }
+}

@@ -297,3 +297,208 @@ impl View for Encoded<'_> {
         self.weight.values.len() * if self.dtype == Dtype::F32 { 4 } else { 2 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        bench::{Bench, fixture},
+        nn::{config::Family, shape::Shape},
+    };
+
+    fn tiny() -> Config {
+        let shape = Shape { layers: 1, hidden: 4, heads: 2, ffn: Some(3), tied: false, ..Shape::default() };
+        shape.config(5).unwrap()
+    }
+
+    /// A folder whose weights are those of `tiny()` but for what `spoil` does to them.
+    fn spoiled(spoil: impl FnOnce(&mut Weights)) -> (Bench, String) {
+        let bench = Bench::new();
+        let mut weights = init(&tiny(), 1);
+        spoil(&mut weights);
+        bench.file("m/.keep", "");
+        write(&bench.path("m"), &weights, Dtype::F32).unwrap();
+        let message = read(&bench.path("m"), &tiny()).err().map(|error| bench.message(&error)).unwrap_or_default();
+        (bench, message)
+    }
+
+    #[test]
+    fn names_and_shapes_are_those_that_transformers_writes() {
+        for family in Family::ALL {
+            let folder = fixture(family.model_type());
+            let config = Config::from_hf(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+            let bytes = std::fs::read(folder.join(SINGLE)).unwrap();
+            let tensors = SafeTensors::deserialize(&bytes).unwrap();
+            let written: BTreeMap<String, Vec<usize>> =
+                tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor.shape().to_vec())).collect();
+            assert_eq!(expected(&config).into_iter().collect::<BTreeMap<_, _>>(), written, "{family:?}");
+            assert_eq!(read(&folder, &config).unwrap().len(), written.len());
+        }
+    }
+
+    #[test]
+    fn weights_survive_writing_to_the_bit_and_the_bytes_are_always_the_same() {
+        let (bench, message) = spoiled(|_| ());
+        assert_eq!(message, "");
+        assert_eq!(read(&bench.path("m"), &tiny()).unwrap(), init(&tiny(), 1));
+        let first = std::fs::read(bench.path("m").join(SINGLE)).unwrap();
+        write(&bench.path("m"), &init(&tiny(), 1), Dtype::F32).unwrap();
+        assert_eq!(std::fs::read(bench.path("m").join(SINGLE)).unwrap(), first);
+    }
+
+    #[test]
+    fn half_precision_rounds_to_the_nearest_that_the_type_has() {
+        // 1 + 2^-9 lies between the bf16 neighbours 1 and 1 + 2^-7; f16 has it exactly. 1/3 by hand: bf16 0x3eab, f16 0x3555.
+        for (dtype, one, third) in [(Dtype::Bf16, 1.0, 0.333_984_38), (Dtype::F16, 1.001_953_1, 0.333_251_95)] {
+            let bench = Bench::new();
+            bench.file("m/.keep", "");
+            let mut weights = init(&tiny(), 1);
+            weights.get_mut("model.norm.weight").unwrap().values = vec![1.0 + 1.0 / 512.0, 1.0 / 3.0, 0.0, -2.0];
+            write(&bench.path("m"), &weights, dtype).unwrap();
+            let back = read(&bench.path("m"), &tiny()).unwrap();
+            assert_eq!(back["model.norm.weight"].values, [one, third, 0.0, -2.0], "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_beyond_f16_is_refused_instead_of_becoming_infinite() {
+        let mut weights = init(&tiny(), 1);
+        weights.get_mut("lm_head.weight").unwrap().values[3] = 70_000.0;
+        let error = write(&Bench::new().path("unused"), &weights, Dtype::F16).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "tensor `lm_head.weight` holds 70000, which does not fit into f16; bf16 has the range of f32"
+        );
+    }
+
+    #[test]
+    fn shards_read_as_one_file() {
+        let bench = Bench::new();
+        let weights = init(&tiny(), 1);
+        let mut index = serde_json::Map::new();
+        for (place, (name, weight)) in weights.iter().enumerate() {
+            let file = format!("model-0000{}-of-00002.safetensors", 1 + place % 2);
+            index.insert(name.clone(), file.into());
+            let folder = format!("s{}/{name}", place % 2);
+            bench.file(&format!("{folder}/.keep"), "");
+            write(&bench.path(&folder), &BTreeMap::from([(name.clone(), weight.clone())]), Dtype::F32).unwrap();
+        }
+        for shard in 0..2 {
+            let part: Weights = weights
+                .clone()
+                .into_iter()
+                .enumerate()
+                .filter(|(place, _)| place % 2 == shard)
+                .map(|(_, one)| one)
+                .collect();
+            bench.file("part/.keep", "");
+            write(&bench.path("part"), &part, Dtype::F32).unwrap();
+            let bytes = std::fs::read(bench.path("part").join(SINGLE)).unwrap();
+            bench.file(&format!("sharded/model-0000{}-of-00002.safetensors", shard + 1), bytes);
+        }
+        bench.file(&format!("sharded/{INDEX}"), json!({ "weight_map": index }).to_string());
+        assert_eq!(read(&bench.path("sharded"), &tiny()).unwrap(), weights);
+
+        std::fs::remove_file(bench.path("sharded/model-00002-of-00002.safetensors")).unwrap();
+        let error = read(&bench.path("sharded"), &tiny()).unwrap_err();
+        assert_eq!(
+            bench.message(&error),
+            "opening sharded/model-00002-of-00002.safetensors: No such file or directory (os error 2)"
+        );
+    }
+
+    #[test]
+    fn a_missing_tensor_is_named() {
+        let (_bench, message) = spoiled(|weights| {
+            weights.remove("model.layers.0.mlp.up_proj.weight");
+        });
+        assert_eq!(message, "m: no tensor `model.layers.0.mlp.up_proj.weight` of shape [3, 4]");
+        let (_bench, message) = spoiled(|weights| weights.retain(|name, _| name.ends_with("norm.weight")));
+        assert_eq!(message, "m: no tensor `lm_head.weight` of shape [5, 4], nor 8 others");
+    }
+
+    #[test]
+    fn a_tensor_that_does_not_belong_is_named() {
+        let (_bench, message) = spoiled(|weights| {
+            weights.insert("model.layers.1.mlp.up_proj.weight".into(), Weight { shape: vec![1], values: vec![0.0] });
+        });
+        assert_eq!(
+            message,
+            "m/model.safetensors: tensor `model.layers.1.mlp.up_proj.weight` is not part of the model that `config.json` describes"
+        );
+    }
+
+    #[test]
+    fn a_tensor_of_another_shape_is_named_with_both_shapes() {
+        let (_bench, message) = spoiled(|weights| {
+            weights.get_mut("model.layers.0.self_attn.k_proj.weight").unwrap().shape = vec![2, 8];
+        });
+        assert_eq!(
+            message,
+            "m/model.safetensors: tensor `model.layers.0.self_attn.k_proj.weight` is of shape [2, 8]; by `config.json` it is [4, 4]"
+        );
+    }
+
+    #[test]
+    fn a_weight_that_is_not_a_number_is_named() {
+        let (_bench, message) = spoiled(|weights| weights.get_mut("model.norm.weight").unwrap().values[2] = f32::NAN);
+        assert_eq!(message, "m/model.safetensors: tensor `model.norm.weight` holds NaN at position 2");
+    }
+
+    #[test]
+    fn a_file_cut_short_says_where_it_ends_and_where_it_should() {
+        let (bench, _) = spoiled(|_| ());
+        let path = bench.path("m").join(SINGLE);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 10]).unwrap();
+        let message = bench.message(&read(&bench.path("m"), &tiny()).unwrap_err());
+        let (is, should) = (bytes.len() - 10, bytes.len());
+        // By name the norm is the last tensor of the file.
+        let expected = format!(
+            "m/model.safetensors: cut short: it has {is} bytes, and tensor `model.norm.weight` ends at byte {should}"
+        );
+        assert_eq!(message, expected);
+
+        std::fs::write(&path, &bytes[..20]).unwrap();
+        let message = bench.message(&read(&bench.path("m"), &tiny()).unwrap_err());
+        assert_eq!(message, "m/model.safetensors: cut short inside its header, or not a safetensors file");
+        std::fs::write(&path, [&bytes[..], b"more"].concat()).unwrap();
+        let message = bench.message(&read(&bench.path("m"), &tiny()).unwrap_err());
+        assert_eq!(message, "m/model.safetensors: longer than its header says");
+    }
+
+    #[test]
+    fn the_head_of_a_tied_model_is_accepted_only_as_a_copy_of_the_embedding() {
+        let tied = Config { tie_word_embeddings: true, ..tiny() };
+        let (bench, _) = spoiled(|_| ());
+        let message = bench.message(&read(&bench.path("m"), &tied).unwrap_err());
+        assert_eq!(
+            message,
+            "m/model.safetensors: tensor `lm_head.weight` differs from `model.embed_tokens.weight`, but `tie_word_embeddings` is true"
+        );
+        let (bench, _) = spoiled(|weights| {
+            let copy = weights[EMBEDDING].clone();
+            weights.insert(HEAD.into(), copy);
+        });
+        let read = read(&bench.path("m"), &tied).unwrap();
+        assert!(!read.contains_key(HEAD));
+    }
+
+    #[test]
+    fn new_weights_have_their_deviations_and_depend_on_nothing_else() {
+        let shape = Shape { layers: 8, hidden: 128, ..Shape::default() };
+        let weights = init(&shape.config(100).unwrap(), 3);
+        let deviation = |name: &str| {
+            let values = &weights[name].values;
+            (values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32).sqrt()
+        };
+        assert!((deviation("model.layers.0.self_attn.q_proj.weight") - 0.02).abs() < 0.0005);
+        // 0.02 / sqrt(2 * 8) = 0.005
+        assert!((deviation("model.layers.7.mlp.down_proj.weight") - 0.005).abs() < 0.0001);
+        assert!(weights["model.norm.weight"].values.iter().all(|value| *value == 1.0));
+        let deeper = init(&Shape { layers: 8, context: 999, ..shape }.config(100).unwrap(), 3);
+        assert_eq!(weights, deeper);
+    }
+}

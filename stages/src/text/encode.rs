@@ -157,7 +157,10 @@ fn answered(tokenizer: &Tokenizer, messages: &[Value]) -> Result<Example> {
     // A template may leave the last turn open: a policy that never saw its end would never stop.
     if !example.ids[last_turn.min(example.ids.len())..].iter().any(is_end) && !example.ids.last().is_some_and(is_end) {
         let trails = example.trained.last() == Some(&false);
-        ensure!(!trails || example.ids.iter().any(is_end), "the chat template ends no turn with an end-of-sequence token");
+        ensure!(
+            !trails || example.ids.iter().any(is_end),
+            "the chat template ends no turn with an end-of-sequence token"
+        );
         if !trails {
             example.ids.push(end(tokenizer)?);
             example.trained.push(true);
@@ -277,4 +280,140 @@ pub(crate) fn fields(row: &Row) -> String {
         return "no fields".to_owned();
     }
     row.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::{
+        bench::{fixture, json_of, shared},
+        text::train::{self, Special},
+    };
+
+    fn tokenizer() -> Tokenizer {
+        let special = Special { pad: Some("<pad>".into()), eos: Some("<eos>".into()), whole: vec!["<t>".into()] };
+        train::characters(&["\n +0123456789:=?abcUserAint".into()], &special).unwrap()
+    }
+
+    fn row(value: Value) -> Row {
+        value.as_object().unwrap().clone()
+    }
+
+    /// The tokens, one text each; those that are learned in upper brackets.
+    fn marked(tokenizer: &Tokenizer, example: &Example) -> String {
+        let show = |(id, trained): (&u32, &bool)| {
+            let text = tokenizer.decode(&[*id]).unwrap();
+            if *trained { format!("[{text}]") } else { text }
+        };
+        example.ids.iter().zip(&example.trained).map(show).collect::<String>().replace("][", "")
+    }
+
+    fn learned(value: Value, loss: LossOn) -> String {
+        marked(&tokenizer(), &example(&tokenizer(), &row(value), loss).unwrap())
+    }
+
+    fn complaint(value: Value) -> String {
+        example(&tokenizer(), &row(value), LossOn::Completion).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_the_completion_and_its_end_are_learned() {
+        let row = json!({ "prompt": "1+1=", "completion": "<t>2", "answer": "2" });
+        assert_eq!(learned(row.clone(), LossOn::Completion), "1+1=[<t>2<eos>]");
+        assert_eq!(learned(row, LossOn::All), "[1+1=<t>2<eos>]");
+    }
+
+    #[test]
+    fn a_truncated_completion_does_not_learn_to_end() {
+        let row = json!({ "prompt": "1+1=", "completion": "2", "truncated": true });
+        assert_eq!(learned(row, LossOn::Completion), "1+1=[2]");
+    }
+
+    #[test]
+    fn every_turn_of_the_assistant_is_learned_up_to_its_end() {
+        let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
+        let messages = [turn("user", "1+1?"), turn("assistant", "2"), turn("user", "2+2?"), turn("assistant", "4")];
+        assert_eq!(
+            learned(json!({ "messages": messages }), LossOn::Completion),
+            "User: 1+1?\nAssistant: [2<eos>]\nUser: 2+2?\nAssistant: [4<eos>]\n"
+        );
+        let ids = prompt(&tokenizer(), &row(json!({ "messages": messages }))).unwrap();
+        assert_eq!(tokenizer().decode(&ids).unwrap(), "User: 1+1?\nAssistant: 2<eos>\nUser: 2+2?\nAssistant: ");
+        let asked = prompt(&tokenizer(), &row(json!({ "messages": messages[..1] }))).unwrap();
+        assert_eq!(tokenizer().decode(&asked).unwrap(), "User: 1+1?\nAssistant: ");
+    }
+
+    #[test]
+    fn an_example_begins_with_exactly_the_tokens_of_its_prompt() {
+        let Some(folder) = shared("models/stories260K/hf") else { return };
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        let row = row(json!({ "prompt": "Once upon", "completion": " a time" }));
+        let whole = example(&tokenizer, &row, LossOn::Completion).unwrap();
+        let start = prompt(&tokenizer, &row).unwrap();
+        assert_eq!(start[0], 1, "the bos token");
+        assert_eq!(whole.ids[..start.len()], start);
+        assert_eq!(marked(&tokenizer, &whole).matches('[').count(), 1);
+        assert_eq!(tokenizer.decode_plain(&whole.ids).unwrap(), "Once upon a time");
+    }
+
+    #[test]
+    fn fixtures_encode_as_in_python() {
+        let tokenizer = Tokenizer::open(&fixture("llama")).unwrap();
+        for expected in json_of(&fixture("llama/reference.json"))["sft"]["rows"].as_array().unwrap() {
+            let made = example(&tokenizer, &row(expected.clone()), LossOn::Completion).unwrap();
+            assert_eq!(json!(made.ids), expected["ids"]);
+            let prompt = made.trained.iter().take_while(|trained| !**trained).count();
+            assert_eq!(json!(prompt), expected["prompt_tokens"]);
+        }
+    }
+
+    #[test]
+    fn a_template_that_rewrites_earlier_turns_is_refused_for_many_turns_only() {
+        let source = "{% for m in messages %}{% if loop.last %}{{ m.content }}{% else %}a{% endif %}<eos>{% endfor %}";
+        let mut config = Map::new();
+        config.insert("chat_template".into(), source.into());
+        config.insert("eos_token".into(), "<eos>".into());
+        let folder = tempfile::TempDir::new().unwrap();
+        tokenizer().save(folder.path()).unwrap();
+        let json = std::fs::read_to_string(folder.path().join("tokenizer.json")).unwrap();
+        let tokenizer = Tokenizer::new(json, config).unwrap();
+        let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
+        let many = row(
+            json!({ "messages": [turn("user", "b"), turn("assistant", "c"), turn("user", "b"), turn("assistant", "c")] }),
+        );
+        assert!(
+            example(&tokenizer, &many, LossOn::Completion)
+                .unwrap_err()
+                .to_string()
+                .starts_with("the chat template writes earlier turns anew when a turn is added")
+        );
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_learned_says_what_it_has() {
+        assert_eq!(
+            complaint(json!({ "question": "?", "answer": "7" })),
+            "no `completion`, `messages`, `text` or `ids` to learn from; the row has `question`, `answer`"
+        );
+        assert_eq!(complaint(json!({ "prompt": 3, "completion": "1" })), "`prompt` is a number; it must be a text");
+        assert_eq!(
+            complaint(json!({ "messages": [{ "role": "user" }] })),
+            "message 1 of `messages` has no text `content`"
+        );
+        assert_eq!(
+            complaint(json!({ "messages": [{ "role": "user", "content": "1" }] })),
+            "the last of `messages` is not the assistant's"
+        );
+    }
+
+    #[test]
+    fn the_row_is_named_by_its_number() {
+        let rows = [json!({ "prompt": "1" }), json!({ "prompt": "x" })].map(row);
+        assert_eq!(
+            format!("{:#}", prompts(&tokenizer(), &rows).unwrap_err()),
+            "row 2: the tokenizer has no token for 'x' (U+0078), character 1 of the text, in \"x\""
+        );
+    }
 }

@@ -98,7 +98,8 @@ fn without_generation_tags(source: &str) -> String {
     tag.replace_all(source, |found: &regex::Captures| {
         // An empty block keeps the tag's own trimming of blanks around it.
         let text = &found[0];
-        let (open, close) = (if text.starts_with("{%-") { "{%-" } else { "{%" }, if text.ends_with("-%}") { "-%}" } else { "%}" });
+        let (open, close) =
+            (if text.starts_with("{%-") { "{%-" } else { "{%" }, if text.ends_with("-%}") { "-%}" } else { "%}" });
         format!("{open} if true {close}{{% endif %}}")
     })
     .into_owned()
@@ -137,5 +138,74 @@ impl Formatter for PythonStyle {
 
     fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
         writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::bench::{fixture, json_of, shared};
+
+    fn rendered(source: &str, messages: Value) -> Result<String> {
+        Template::compile(source).unwrap().render(messages.as_array().unwrap(), Turn::Open, &BTreeMap::new())
+    }
+
+    #[test]
+    fn published_templates_render_as_in_transformers() {
+        let Some(folder) = shared("chat_templates") else { return };
+        let expected = json_of(&fixture("templates.json"));
+        let special: BTreeMap<String, String> = serde_json::from_value(expected["special"].clone()).unwrap();
+        for case in expected["cases"].as_array().unwrap() {
+            let name = case["template"].as_str().unwrap();
+            let template = Template::compile(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap();
+            let messages = expected["conversations"][case["conversation"].as_str().unwrap()].as_array().unwrap();
+            let turn = if case["open"] == true { Turn::Open } else { Turn::Done };
+            let text = template.render(messages, turn, &special);
+            match case["text"].as_str() {
+                Some(expected) => assert_eq!(text.unwrap(), expected, "{name} {}", case["conversation"]),
+                None => assert!(text.is_err(), "{name} {} was to be refused: {}", case["conversation"], case["error"]),
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_template_puts_each_turn_on_a_line() {
+        let messages = json!([
+            { "role": "system", "content": "Be brief." },
+            { "role": "user", "content": "2+2?" },
+            { "role": "assistant", "content": "4" },
+            { "role": "user", "content": "3+3?" },
+        ]);
+        assert_eq!(
+            rendered(DEFAULT, messages).unwrap(),
+            "Be brief.\nUser: 2+2?\nAssistant: 4\nUser: 3+3?\nAssistant: "
+        );
+    }
+
+    #[test]
+    fn a_template_may_refuse_the_messages() {
+        let error = rendered("{{ raise_exception('roles must alternate') }}", json!([])).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the chat template refuses the messages: invalid operation: roles must alternate"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn json_is_written_as_python_does() {
+        let messages = json!([{ "role": "user", "content": "<é>", "n": [1, 2.5, null] }]);
+        assert_eq!(
+            rendered("{{ messages[0] | tojson }}", messages.clone()).unwrap(),
+            r#"{"role": "user", "content": "<é>", "n": [1, 2.5, null]}"#
+        );
+        assert_eq!(rendered("{{ messages[0].n | tojson(indent=2) }}", messages).unwrap(), "[\n  1,\n  2.5,\n  null\n]");
+    }
+
+    #[test]
+    fn a_loop_without_end_is_stopped() {
+        let nested = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+        assert!(rendered(nested, json!([])).is_err());
     }
 }

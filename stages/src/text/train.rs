@@ -24,7 +24,8 @@ pub struct Special {
 }
 
 /// Words, single digits, punctuation and blanks, as Qwen2 cuts them (transformers, `tokenization_qwen2.py`).
-const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const WORDS: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 impl Special {
     /// All of them, each once.
@@ -140,4 +141,67 @@ fn assemble(special: &Special, pre_tokenizer: &Value, decoder: &Value, model: &V
         "model": model,
     });
     Tokenizer::new(format!("{json:#}\n"), special.config())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn special() -> Special {
+        let whole = ["<think>", "</think>", "<answer>", "</answer>"].map(str::to_owned).to_vec();
+        Special { pad: Some("<pad>".into()), eos: Some("<eos>".into()), whole }
+    }
+
+    #[test]
+    fn characters_get_ids_in_the_order_of_their_code_points_behind_the_special_tokens() {
+        let tokenizer = characters(&["ba<think>é\n".into()], &special()).unwrap();
+        // <pad> 0, <eos> 1, <think> 2, </think> 3, <answer> 4, </answer> 5, \n 6, a 7, b 8, é 9
+        assert_eq!(tokenizer.vocab_size(), 10);
+        assert_eq!(tokenizer.encode("bé<think>\n</answer><eos>a").unwrap(), [8, 9, 2, 6, 5, 1, 7]);
+        assert_eq!((tokenizer.eos(), tokenizer.pad(), tokenizer.bos()), (Some(1), Some(0), None));
+    }
+
+    #[test]
+    fn every_text_comes_back_exactly() {
+        let texts = ["a b  c\n\tB 12+34=46 ▁ Ġ 日本 🙂 e\u{301} <think>x</think>".to_owned()];
+        for tokenizer in [characters(&texts, &special()).unwrap(), bpe(&texts, &special(), 300).unwrap()] {
+            for text in [&texts[0], "", " ", "  a", "a ", "\n\n", "<think></think>", "<eos>a<pad>", "▁Ġ"] {
+                let ids = tokenizer.encode(text).unwrap();
+                assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+            }
+            let ids = tokenizer.encode("<think>a</think><eos>").unwrap();
+            assert_eq!(tokenizer.decode_plain(&ids).unwrap(), "<think>a</think>", "only eos and pad are special");
+        }
+    }
+
+    #[test]
+    fn a_character_that_was_never_seen_is_an_error() {
+        let tokenizer = characters(&["abc ".into()], &special()).unwrap();
+        assert_eq!(
+            tokenizer.encode("a cab: b").unwrap_err().to_string(),
+            "the tokenizer has no token for ':' (U+003A), character 6 of the text, in \"a cab: b\""
+        );
+    }
+
+    #[test]
+    fn pairs_that_occur_often_become_tokens_and_digits_stay_apart() {
+        let texts = vec!["the cat the hat 1234 1234 1234 ".repeat(20)];
+        let tokenizer = bpe(&texts, &special(), 280).unwrap();
+        assert!(tokenizer.vocab_size() <= 280);
+        assert_eq!(tokenizer.encode("the").unwrap().len(), 1);
+        assert_eq!(tokenizer.encode("1234").unwrap().len(), 4);
+        assert_eq!(tokenizer.encode("é").unwrap().len(), 2, "bytes that were never seen have tokens");
+    }
+
+    #[test]
+    fn training_again_gives_the_same_bytes() {
+        let texts: Vec<String> =
+            (0..400).map(|i| format!("row {i} says {} and {}", i * 7919, "ab".repeat(i % 5))).collect();
+        let saved = || {
+            let folder = tempfile::TempDir::new().unwrap();
+            bpe(&texts, &special(), 400).unwrap().save(folder.path()).unwrap();
+            std::fs::read(folder.path().join("tokenizer.json")).unwrap()
+        };
+        assert_eq!(saved(), saved());
+    }
 }

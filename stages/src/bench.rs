@@ -1,0 +1,108 @@
+//! What tests of stages share: a stage run on its own, fixtures, and real data where it is at hand.
+//! Knows nothing of what is tested.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use engine::{Context, Stage};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::data::rows::{self, Row};
+
+/// A folder to work in, gone when the test ends.
+pub struct Bench {
+    folder: TempDir,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self { folder: TempDir::new().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file below the folder, which is the stages' root.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// An artifact of rows.
+    pub fn rows(&self, name: &str, rows: &[Value]) -> PathBuf {
+        let folder = self.path(name);
+        fs::create_dir_all(&folder).unwrap();
+        rows::write(&folder, rows.iter().map(|row| row.as_object().unwrap().clone())).unwrap();
+        folder
+    }
+
+    /// Runs a stage with the given `with:` block and inputs; the folder of its output.
+    pub fn run<S: Stage>(&self, with: Value, inputs: &[(&str, &Path)]) -> Result<PathBuf> {
+        let mut stage: S = serde_json::from_value(with)?;
+        stage.resolve();
+        if let Some(problem) = stage.check().into_iter().next() {
+            anyhow::bail!("{}: {}", problem.parameter, problem.message);
+        }
+        let output = self.path("output");
+        if output.exists() {
+            fs::remove_dir_all(&output)?;
+        }
+        let mut ctx = Context::standalone(self.folder.path(), 7)?;
+        for (name, path) in inputs {
+            ctx = ctx.with_input(name, name, "rows", path);
+        }
+        stage.run(&S::Settings::default(), &ctx)?;
+        Ok(output)
+    }
+
+    /// As [`Bench::run`], for a stage that makes rows.
+    pub fn made<S: Stage>(&self, with: Value, inputs: &[(&str, &Path)]) -> Result<Vec<Row>> {
+        rows::read(&self.run::<S>(with, inputs)?)
+    }
+
+    /// The message of a stage that fails, all of it, with this bench's folder left out.
+    pub fn complaint<S: Stage>(&self, with: Value, inputs: &[(&str, &Path)]) -> String {
+        let error = self.run::<S>(with, inputs).expect_err("the stage was meant to fail");
+        self.message(&error)
+    }
+
+    pub fn message(&self, error: &anyhow::Error) -> String {
+        format!("{error:#}").replace(&format!("{}/", self.folder.path().display()), "")
+    }
+}
+
+/// The values of one field.
+pub fn column(rows: &[Row], field: &str) -> Vec<Value> {
+    rows.iter().map(|row| row.get(field).cloned().unwrap_or(Value::Null)).collect()
+}
+
+/// A committed fixture: see tests/reference/make_fixtures.py.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+pub fn json_of(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A file of the real data beside the repository. Says so where it is absent; the test then ends.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
+    if !path.exists() {
+        eprintln!("SKIPPED: no {}", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// `{ "prompt": .. }` for each.
+pub fn prompts(prompts: impl IntoIterator<Item = String>) -> Vec<Value> {
+    prompts.into_iter().map(|prompt| json!({ "prompt": prompt })).collect()
+}

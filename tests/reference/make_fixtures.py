@@ -1,0 +1,227 @@
+"""Writes tests/fixtures: three tiny random models with what transformers computes of them, and what Python makes
+of real tokenizers and chat templates. Run it again only when a fixture has to change; its output is committed.
+
+    python tests/reference/make_fixtures.py [FOLDER_WITH_REAL_TOKENIZERS]
+"""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+VOCABULARY = ["<pad>", "<eos>", "<think>", "</think>", "<answer>", "</answer>"]
+VOCABULARY += "\n !'()*+,-./0123456789:;<=>?abcdefghijklmnopqrstuvwxyz{|}~"
+assert len(VOCABULARY) == 64
+
+SHAPE = dict(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+    bos_token_id=None,
+    eos_token_id=1,
+    pad_token_id=0,
+    attn_implementation="eager",
+)
+FAMILIES = {
+    # One tied, one untied; Qwen3's heads are wider than hidden_size / heads.
+    "llama": (LlamaConfig, LlamaForCausalLM, dict(rope_theta=10000.0, tie_word_embeddings=True)),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, dict(rope_theta=1000000.0, tie_word_embeddings=False)),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, dict(rope_theta=1000000.0, tie_word_embeddings=True, head_dim=16)),
+}
+# A batch of supervised examples: a prompt, of which nothing is learned, and a completion with its end.
+BATCH = [
+    ("12+7=", "<think>2+7=9</think><answer>19</answer>"),
+    ("sort: cab", "<answer>abc</answer>"),
+    ("5*8=", "<answer>40</answer>"),
+]
+
+
+def tokenizer():
+    """As Mashbill's `characters`: one token a character."""
+    made = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token=""))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<pad>")
+    fast.add_tokens([AddedToken(token, special=False, normalized=False) for token in VOCABULARY[2:6]])
+    return fast
+
+
+def model(name):
+    config_class, model_class, own = FAMILIES[name]
+    torch.manual_seed(17)
+    made = model_class(config_class(**SHAPE, **own)).float().eval()
+    with torch.no_grad():
+        # Larger than an initialisation and nowhere zero or one, so that every weight shows in the logits.
+        for parameter in made.parameters():
+            parameter.copy_(0.15 * torch.randn_like(parameter))
+        for key, parameter in made.named_parameters():
+            if "norm" in key:
+                parameter.copy_(1.0 + 0.2 * torch.randn_like(parameter))
+    return made
+
+
+def logprobs(logits, ids):
+    """Of every token but the first, given those before it."""
+    return torch.log_softmax(logits[:-1].double(), -1).gather(-1, ids[1:, None]).squeeze(-1)
+
+
+def reference(made, fast):
+    torch.manual_seed(3)
+    sequences = [torch.randint(2, 64, (length,)) for length in (1, 7, 24)]
+    scored = []
+    for ids in sequences:
+        with torch.no_grad():
+            logits = made(ids[None]).logits[0]
+        of_tokens = logprobs(logits, ids)
+        scored.append(
+            {
+                "ids": ids.tolist(),
+                "last_logits": logits[-1].tolist(),
+                "logprobs": of_tokens.tolist(),
+                "mean_nll": -of_tokens.mean().item() if len(of_tokens) else None,
+            }
+        )
+
+    rows, losses = [], []
+    made.zero_grad()
+    for prompt, completion in BATCH:
+        before = fast.encode(prompt, add_special_tokens=False)
+        after = fast.encode(completion, add_special_tokens=False) + [fast.eos_token_id]
+        ids = torch.tensor(before + after)
+        logits = made(ids[None]).logits[0]
+        losses.append(-logprobs(logits, ids)[len(before) - 1 :])
+        rows.append({"prompt": prompt, "completion": completion, "ids": ids.tolist(), "prompt_tokens": len(before)})
+    # The mean over all trained tokens of the batch.
+    loss = torch.cat(losses).mean()
+    loss.backward()
+    squares = {key: parameter.grad.double().square().sum() for key, parameter in made.named_parameters()}
+    sft = {
+        "rows": rows,
+        "trained_tokens": sum(len(part) for part in losses),
+        "loss": loss.item(),
+        "gradient_norm": torch.stack(list(squares.values())).sum().sqrt().item(),
+        "gradient_norms": {key: value.sqrt().item() for key, value in sorted(squares.items())},
+    }
+    with torch.no_grad():
+        start = torch.tensor([fast.encode("12+7=", add_special_tokens=False)])
+        greedy = made.generate(start, do_sample=False, max_new_tokens=16, pad_token_id=0)[0].tolist()
+    return {"made_by": "tests/reference/make_fixtures.py", "scored": scored, "sft": sft, "greedy": greedy}
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+TEXTS = [
+    "",
+    " ",
+    "Hello world",
+    " Hello  world \n",
+    "don't I'LL we've",
+    "12345 + 67.8 = 12412.8",
+    "naïve café — “quotes” …",
+    "日本語のテキスト、한국어, हिन्दी",
+    "🙂👩‍👩‍👧 \u200b\u00a0end",
+    "tabs\tand\r\nwindows\r\n\r\nlines   \n   indented",
+    "<think>2+2</think><answer>4</answer>",
+    "<|im_start|>user\nHi<|im_end|>\n<|endoftext|>",
+    "<s>in text</s> <unk>",
+    "x" * 50 + " " * 20 + "!" * 30,
+]
+
+
+def token_ids(folder):
+    """What the Python tokenizers make of texts, for tokenizers too large to commit; keyed by their place."""
+    for name, path in {
+        "gpt2": "tokenizers/gpt2/tokenizer.json.gz",
+        "qwen2.5": "tokenizers/qwen2.5/tokenizer.json.gz",
+        "qwen2-mini": "tokenizers/qwen2-mini.tokenizer.json",
+        "stories260K": "models/stories260K/hf/tokenizer.json",
+    }.items():
+        data = (folder / path).read_bytes()
+        made = Tokenizer.from_str((gzip.decompress(data) if path.endswith("gz") else data).decode())
+        made.no_padding()
+        made.no_truncation()
+        cases = []
+        for text in TEXTS:
+            ids = made.encode(text, add_special_tokens=False).ids
+            cases.append(
+                {
+                    "text": text,
+                    "ids": ids,
+                    "decoded": made.decode(ids, skip_special_tokens=False),
+                    "decoded_plain": made.decode(ids, skip_special_tokens=True),
+                }
+            )
+        write(FIXTURES / "tokenizers" / f"{name}.json", {"tokenizer": path, "cases": cases})
+
+
+CONVERSATIONS = {
+    "question": [{"role": "user", "content": "What is 2 + 2?"}],
+    "system": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " <b>Hi</b> \n"}],
+    "answered": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "<think>\nsum\n</think>\n\n4"}],
+    "turns": [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "<think>\nsum\n</think>\n\n4"},
+        {"role": "user", "content": "And 3 + 3?"},
+        {"role": "assistant", "content": "6"},
+    ],
+    "assistant first": [{"role": "assistant", "content": "Hello"}],
+}
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+
+def templates(folder):
+    """What transformers makes of conversations by published chat templates."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    cases = []
+    for path in sorted((folder / "chat_templates").glob("*.jinja")):
+        compiled = _compile_jinja_template(path.read_text())
+        # Mashbill defines no clock: a result must not depend on the day.
+        compiled.environment.globals.pop("strftime_now", None)
+        for name, messages in CONVERSATIONS.items():
+            for is_open in (False, True):
+                case = {"template": path.name, "conversation": name, "open": is_open}
+                try:
+                    case["text"] = compiled.render(messages=messages, add_generation_prompt=is_open, **SPECIAL)
+                except Exception as error:
+                    case["error"] = str(error)
+                cases.append(case)
+    write(FIXTURES / "templates.json", {"special": SPECIAL, "conversations": CONVERSATIONS, "cases": cases})
+
+
+def main():
+    fast = tokenizer()
+    for name in FAMILIES:
+        folder = FIXTURES / name
+        made = model(name)
+        made.save_pretrained(folder)
+        fast.save_pretrained(folder)
+        write(folder / "reference.json", reference(made, fast))
+    if len(sys.argv) > 1:
+        token_ids(Path(sys.argv[1]))
+        templates(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()
