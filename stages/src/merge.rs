@@ -99,6 +99,7 @@ impl Stage for Merge {
             let (taken, size) = source.draw(quota, self.shuffle)?;
             let passes = taken.len() as f64 / source.rows.len().max(1) as f64;
             let figures = [
+                ("source", index as f64 + 1.0),
                 ("read", source.read as f64),
                 ("doubles", source.doubles as f64),
                 ("kept", source.rows.len() as f64),
@@ -111,6 +112,7 @@ impl Stage for Merge {
             merged.extend(taken.into_iter().map(|row| source.rows[row].clone()));
         }
         ensure!(!merged.is_empty(), "nothing is left of the {} sources", inputs.len());
+        ctx.record(inputs.len() as u64, &[("rows", merged.len() as f64)])?;
         if self.shuffle {
             Stream::new(&[ctx.seed("shuffle")]).shuffle(&mut merged);
         }

@@ -175,6 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn a_long_text_has_the_ids_that_nanogpt_gives_it() {
+        let Some(path) = crate::bench::shared("tinyshakespeare/input.txt.gz") else { return };
+        let mut text = String::new();
+        let mut file = flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap());
+        std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+        let texts = [text];
+        let tokenizer = characters(&texts, &Special::default()).unwrap();
+        // nanoGPT, data/shakespeare_char/prepare.py: 65 characters, numbered as they sort.
+        let mut sorted: Vec<char> = texts[0].chars().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!((tokenizer.vocab_size(), sorted.len()), (65, 65));
+        let began = std::time::Instant::now();
+        let ids = tokenizer.encode(&texts[0]).unwrap();
+        eprintln!("encoded {} characters in {:?}", ids.len(), began.elapsed());
+        let expected: Vec<u32> = texts[0].chars().map(|c| sorted.binary_search(&c).unwrap() as u32).collect();
+        assert!(ids == expected);
+        assert!(tokenizer.decode(&ids).unwrap() == texts[0]);
+        eprintln!("and decoded by {:?}", began.elapsed());
+    }
+
+    #[test]
     fn a_character_that_was_never_seen_is_an_error() {
         let tokenizer = characters(&["abc ".into()], &special()).unwrap();
         assert_eq!(
