@@ -3,5 +3,7 @@
 
 pub mod config;
 pub mod decoder;
+#[cfg(test)]
+mod golden;
 pub mod shape;
 pub mod weights;

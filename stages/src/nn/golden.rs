@@ -1,0 +1,165 @@
+//! The decoder against what other programs compute of the same weights: transformers for tiny random models of each
+//! family (tests/reference/make_fixtures.py), and the published figures of real ones.
+//! Knows nothing of how the decoder computes.
+
+use burn::tensor::Device;
+use serde_json::Value;
+
+use crate::{
+    bench::{fixture, json_of, shared},
+    data::checkpoint::Checkpoint,
+    decode::{self, Arrangement, Finish, Request, Sampling, Stop},
+    kernels::Sequences,
+    nn::{
+        config::Family,
+        decoder::{Attend, Decoder},
+    },
+    text::encode::{Example, LossOn, example},
+    train::{batch::Batch, fit::mean_loss},
+};
+
+fn open(folder: &std::path::Path) -> (Checkpoint, Decoder) {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &Device::flex()).unwrap();
+    (checkpoint, decoder)
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// The logits behind the last token.
+fn last_logits(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
+    let sequences = Sequences::of_lengths(&[ids.len()]);
+    let hidden = decoder.hidden(ids, Attend::Within { sequences: &sequences, keep: None });
+    let logits = decoder.logits(hidden).into_data().try_to_vec::<f32>().unwrap();
+    let vocabulary = logits.len() / ids.len();
+    logits[logits.len() - vocabulary..].to_vec()
+}
+
+fn logprobs(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
+    if ids.len() < 2 {
+        return Vec::new();
+    }
+    Batch::new([(ids, &vec![true; ids.len()][..])]).logprobs(decoder, 1.0).into_data().try_to_vec().unwrap()
+}
+
+#[track_caller]
+fn assert_close(ours: &[f32], theirs: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    let differences = ours.iter().zip(theirs).map(|(ours, theirs)| (f64::from(*ours) - theirs).abs());
+    let worst = differences.fold(0.0, f64::max);
+    assert!(worst <= tolerance, "{what}: largest difference {worst:e}");
+}
+
+/// As `generate` of transformers with `do_sample=False`.
+fn greedy(decoder: &Decoder, prompt: &[u32], total: usize, ends: &[u32]) -> Vec<u32> {
+    let sampling = Sampling { temperature: 0.0, max_new_tokens: total - prompt.len(), ..Sampling::default() };
+    let request = Request { prompt: prompt.to_vec(), samples: 1, key: 0 };
+    let stop = Stop { ids: ends, when: None };
+    let arrangement = Arrangement { slots: 1, watch: &mut |_| true };
+    let made = decode::generate(decoder, &[request], &sampling, &stop, &[0], arrangement).unwrap().unwrap();
+    let completion = &made[0][0];
+    assert!(completion.tokens.len() == sampling.max_new_tokens || completion.finish == Finish::Eos);
+    [prompt, &completion.tokens].concat()
+}
+
+#[test]
+fn logits_and_logprobs_are_those_of_transformers() {
+    for family in Family::ALL.map(Family::model_type) {
+        let (_, decoder) = open(&fixture(family));
+        for case in json_of(&fixture(family).join("reference.json"))["scored"].as_array().unwrap() {
+            let ids = ids(&case["ids"]);
+            let what = format!("{family}, {} tokens", ids.len());
+            // f32 on both sides; the logits reach 5.
+            assert_close(&last_logits(&decoder, &ids), &numbers(&case["last_logits"]), 2e-5, &what);
+            assert_close(&logprobs(&decoder, &ids), &numbers(&case["logprobs"]), 2e-5, &what);
+        }
+    }
+}
+
+#[test]
+fn the_loss_and_every_gradient_of_a_supervised_batch_are_those_of_transformers() {
+    for family in Family::ALL.map(Family::model_type) {
+        let (checkpoint, decoder) = open(&fixture(family));
+        let sft = &json_of(&fixture(family).join("reference.json"))["sft"];
+        let rows = sft["rows"].as_array().unwrap().iter();
+        let examples: Vec<Example> = rows
+            .map(|row| example(&checkpoint.tokenizer, row.as_object().unwrap(), LossOn::Completion).unwrap())
+            .collect();
+        let batch = Batch::new(examples.iter().map(|example| (&example.ids[..], &example.trained[..])));
+        assert_eq!(batch.targets() as u64, sft["trained_tokens"].as_u64().unwrap());
+
+        let mut tracked = decoder.tracked();
+        let loss = -batch.logprobs(&tracked, 1.0).mean();
+        let mut gradients = loss.backward();
+        let value = loss.without_autodiff().into_scalar::<f32>();
+        assert!((f64::from(value) - sft["loss"].as_f64().unwrap()).abs() < 1e-5, "{family}: loss {value}");
+        let mut seen = 0;
+        tracked.each(&mut |name, weight| {
+            let gradient = weight.grad_remove(&mut gradients).unwrap();
+            let norm = f64::from((gradient.clone() * gradient).sum().into_scalar::<f32>()).sqrt();
+            let expected = sft["gradient_norms"][name].as_f64().unwrap();
+            assert!((norm - expected).abs() < 1e-4 * expected.max(0.01), "{family}: {name}: {norm} for {expected}");
+            seen += 1;
+        });
+        assert_eq!(seen, sft["gradient_norms"].as_object().unwrap().len());
+    }
+}
+
+#[test]
+fn greedy_completions_are_those_of_transformers() {
+    for family in Family::ALL.map(Family::model_type) {
+        let (checkpoint, decoder) = open(&fixture(family));
+        let expected = ids(&json_of(&fixture(family).join("reference.json"))["greedy"]);
+        let prompt = checkpoint.tokenizer.encode("12+7=").unwrap();
+        assert_eq!(greedy(&decoder, &prompt, expected.len(), checkpoint.tokenizer.eos_ids()), expected, "{family}");
+    }
+}
+
+#[test]
+fn stories260k_scores_and_tells_what_was_published() {
+    let Some(folder) = shared("models/stories260K") else { return };
+    let (checkpoint, decoder) = open(&folder.join("hf"));
+    let reference = json_of(&folder.join("reference.json"));
+    let mut all = Vec::new();
+    for case in reference["scored"].as_array().unwrap() {
+        let ids = ids(&case["ids"]);
+        let ours = logprobs(&decoder, &ids);
+        assert_close(&ours[..16], &numbers(&case["token_logprobs_first16"])[..16], 1e-4, "the first 16 tokens");
+        let mean = -ours.iter().map(|logprob| f64::from(*logprob)).sum::<f64>() / ours.len() as f64;
+        assert!((mean - case["mean_nll"].as_f64().unwrap()).abs() < 1e-5, "{mean}");
+        all.push(Example { trained: vec![true; ids.len()], ids });
+    }
+    let mean = mean_loss(&decoder, &all, 500).unwrap();
+    let expected = reference["mean_nll_over_sample"]["mean_nll"].as_f64().unwrap();
+    assert!((mean - expected).abs() < 1e-5, "{mean} for {expected}");
+
+    let logits = &reference["logits"];
+    let theirs = numbers(&logits["last_logits_f64"]);
+    assert_close(&last_logits(&decoder, &ids(&logits["ids"])), &theirs, 1e-4, "logits");
+
+    for story in reference["greedy"].as_array().unwrap() {
+        let expected = ids(&story["ids"]);
+        let told = greedy(&decoder, &ids(&story["prompt_ids"]), expected.len(), &[]);
+        assert_eq!(checkpoint.tokenizer.decode_plain(&told).unwrap(), story["text"].as_str().unwrap());
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
+fn a_bf16_model_of_another_trainer_scores_as_its_reference() {
+    let Some(folder) = shared("models/verl-digit-llama") else { return };
+    let (_, decoder) = open(&folder);
+    for case in json_of(&folder.join("reference.json"))["cases"].as_array().unwrap() {
+        let ids = ids(&case["ids"]);
+        assert_close(&last_logits(&decoder, &ids), &numbers(&case["last_logits"]), 1e-5, "logits");
+        let ours = logprobs(&decoder, &ids);
+        let mean = -ours.iter().map(|logprob| f64::from(*logprob)).sum::<f64>() / ours.len() as f64;
+        assert!((mean - case["mean_nll"].as_f64().unwrap()).abs() < 1e-5, "{mean}");
+    }
+}
