@@ -37,12 +37,8 @@ pub fn watch() -> Watch {
                 let time = duration(Duration::from_secs_f64(report.seconds));
                 let node = format!("{BOLD}{}{RESET}", report.node);
                 match &report.outcome {
-                    // Both are in the table at the end, and there is nothing to wait for.
-                    Outcome::Reused => {}
-                    Outcome::Skipped(why) if why.starts_with("stopped") => {
-                        screen::note(&format!("{node} {YELLOW}skipped{RESET}: {why}"));
-                    }
-                    Outcome::Skipped(_) => {}
+                    // They are in the table at the end, and there is nothing to wait for.
+                    Outcome::Reused | Outcome::Skipped(_) => {}
                     Outcome::Made => screen::note(&format!("{node} {GREEN}made{RESET} in {time}")),
                     Outcome::Failed(_) => screen::note(&format!("{node} {RED}failed{RESET} after {time}")),
                 }

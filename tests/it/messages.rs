@@ -1,0 +1,86 @@
+//! Whole messages for what people get wrong on the command line.
+
+use crate::project::Project;
+
+fn project() -> Project {
+    Project::new(&[
+        ("p.yaml", "nodes:\n  numbers: { stage: load, with: { path: numbers.jsonl } }\n"),
+        ("numbers.jsonl", "{\"n\": 1}\n"),
+    ])
+}
+
+#[test]
+fn an_unknown_node_is_a_mistake_with_a_suggestion() {
+    for verb in ["show p.yaml numbres", "explain p.yaml numbres", "run p.yaml --until numbres"] {
+        let said = project().mashbill(verb);
+        assert_eq!(said.code, Some(2));
+        assert_eq!(said.stderr, "error: p.yaml: no node `numbres`\n  hint: did you mean `numbers`?\n");
+    }
+}
+
+#[test]
+fn a_node_without_a_result_says_how_to_make_it() {
+    let said = project().mashbill("show p.yaml numbers");
+    assert_eq!(said.code, Some(1));
+    assert_eq!(said.stderr, "error: `numbers` has no result yet\n  hint: mashbill run p.yaml --until numbers\n");
+}
+
+#[test]
+fn a_missing_pipeline_is_a_mistake() {
+    let said = project().mashbill("run q.yaml");
+    assert_eq!(said.code, Some(2));
+    assert_eq!(said.stderr, "error: cannot read the pipeline `q.yaml`: No such file or directory (os error 2)\n");
+}
+
+#[test]
+fn an_unknown_stage_suggests_the_nearest() {
+    let said = project().mashbill("stages laod");
+    assert_eq!(said.code, Some(2));
+    assert_eq!(said.stderr, "error: no stage `laod`\n  hint: did you mean `load`?\n");
+}
+
+#[test]
+fn a_right_pipeline_is_told_in_one_line() {
+    let said = project().mashbill("check p.yaml");
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+    assert_eq!(said.stdout, "p.yaml: `p` is right, 1 node\n");
+}
+
+#[test]
+fn a_store_of_another_format_is_infrastructure() {
+    let project = project();
+    project.write(".mashbill/format", "99");
+    let said = project.mashbill("run p.yaml");
+    assert_eq!(said.code, Some(3));
+    assert!(said.stderr.ends_with("has format \"99\", and this program reads format \"1\"\n"), "{}", said.stderr);
+}
+
+#[test]
+fn a_failed_node_says_where_and_why_and_ends_with_one() {
+    let project = project();
+    project.write("numbers.jsonl", "{\"n\": 1}\n{\"n\": }\n");
+    let said = project.mashbill("run p.yaml");
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    assert!(said.stderr.contains("error: node `numbers` failed (p.yaml:2:3)\n"), "{}", said.stderr);
+    assert!(said.stderr.contains("numbers.jsonl:2"), "{}", said.stderr);
+}
+
+#[test]
+fn color_can_be_asked_for_and_forbidden() {
+    let project = project();
+    assert!(project.mashbill("plan p.yaml --color always").stdout.contains("\x1b["));
+    assert!(!project.mashbill("plan p.yaml").stdout.contains("\x1b["));
+    let output = project.command("plan p.yaml").env("NO_COLOR", "1").output().unwrap();
+    assert!(!output.stdout.contains(&0x1b));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_breaks_nothing() {
+    let project = project();
+    let mut child = project.start("run p.yaml");
+    drop(child.stdout.take());
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(project.mashbill("run p.yaml").stdout.contains("reused"));
+}

@@ -1,0 +1,99 @@
+//! A folder with files in it, and the program run there.
+//! Knows nothing of the inside of either.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+pub struct Project {
+    folder: tempfile::TempDir,
+}
+
+/// What the program said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Project {
+    pub fn new(files: &[(&str, &str)]) -> Self {
+        let project = Self { folder: tempfile::tempdir().unwrap() };
+        files.iter().for_each(|(name, text)| project.write(name, text));
+        project
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Replaces one piece of a file by another.
+    pub fn edit(&self, name: &str, old: &str, new: &str) {
+        let text = fs::read_to_string(self.path().join(name)).unwrap();
+        assert_eq!(text.matches(old).count(), 1, "`{old}` is not exactly once in {name}");
+        self.write(name, &text.replace(old, new));
+    }
+
+    pub fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mashbill"));
+        command.args(words.split_whitespace()).current_dir(self.path());
+        for name in ["MASHBILL_STORE", "MASHBILL_LOG", "NO_COLOR", "CLICOLOR_FORCE"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs the program with these words, in the folder.
+    pub fn mashbill(&self, words: &str) -> Said {
+        let output = self.command(words).output().unwrap();
+        Said {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Starts the program and does not wait for it.
+    pub fn start(&self, words: &str) -> Child {
+        self.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs `p.yaml` and says what came of each node: `numbers made, few reused`.
+    pub fn outcomes(&self) -> String {
+        let said = self.mashbill("run p.yaml");
+        assert_eq!(said.code, Some(0), "{said:#?}");
+        said.outcomes()
+    }
+
+    /// The data folder of a node's result, as `show` says it.
+    pub fn data(&self, node: &str) -> PathBuf {
+        let said = self.mashbill(&format!("show p.yaml {node}"));
+        assert_eq!(said.code, Some(0), "{said:#?}");
+        said.stdout.lines().nth(1).unwrap().into()
+    }
+}
+
+impl Said {
+    /// Node and outcome from the table at the end of a run.
+    pub fn outcomes(&self) -> String {
+        let row = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                [node, _, outcome @ ("made" | "reused" | "failed" | "skipped"), ..] => {
+                    Some(format!("{node} {outcome}"))
+                }
+                _ => None,
+            }
+        };
+        self.stdout.lines().filter_map(row).collect::<Vec<_>>().join(", ")
+    }
+}
