@@ -9,7 +9,7 @@ use std::{
 use engine::{Event, Outcome, Progress, Reason, Watch};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::screen::{self, BOLD, GREEN, RED, RESET, YELLOW};
+use crate::screen::{self, BOLD, GREEN, RED, RESET};
 
 /// How often a log gets a line of progress.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -84,7 +84,9 @@ impl Now {
         let Progress { done, total, message } = progress;
         let (first, since) = *self.first.get_or_insert((*done, Instant::now()));
         let left = time_left(*done - first.min(*done), total.saturating_sub(*done), since.elapsed());
-        let left = left.map_or(String::new(), |left| format!(", {} left", duration(left)));
+        let left = left.map(|left| format!("{} left", duration(left)));
+        let figures = [(!message.is_empty()).then(|| message.clone()), left];
+        let figures = figures.into_iter().flatten().collect::<Vec<_>>().join(", ");
         if let Some(bar) = &self.bar {
             if *total > 0 {
                 bar.set_style(style("{prefix:.bold} [{bar:24}] {pos}/{len} {msg}"));
@@ -93,11 +95,11 @@ impl Now {
                 bar.set_style(style("{prefix:.bold} {spinner} {pos} {msg}"));
             }
             bar.set_position(*done);
-            bar.set_message(format!("{message}{left}"));
+            bar.set_message(figures);
         } else if self.last_line.elapsed() >= LOG_INTERVAL {
             self.last_line = Instant::now();
             let of = if *total > 0 { format!("/{total}") } else { String::new() };
-            screen::note(&format!("{node} {done}{of} {message}{left}"));
+            screen::note(&format!("{node} {done}{of} {figures}"));
         }
     }
 }

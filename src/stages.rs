@@ -4,15 +4,15 @@ use engine::{Arity, ParameterInfo, StageInfo};
 
 use crate::{
     outcome::{Code, Trouble},
-    screen::{BOLD, DIM, RESET, say, table},
+    screen::{BOLD, DIM, RESET, brief, say, table},
 };
 
 pub fn stages(name: Option<&str>) -> Result<Code, Trouble> {
     let registry = ::stages::registry();
     let Some(name) = name else {
         let row = |stage: &StageInfo| {
-            let about = stage.about.lines().next().unwrap_or_default().to_owned();
-            vec![format!("{BOLD}{}{RESET}", stage.name), stage.output.to_owned(), about]
+            let sentence = stage.about.split_inclusive(". ").next().unwrap_or_default();
+            vec![format!("{BOLD}{}{RESET}", stage.name), stage.output.to_owned(), brief(sentence.trim(), 120)]
         };
         table(&registry.stages().map(row).collect::<Vec<_>>());
         say!("\n{DIM}mashbill stages NAME shows the parameters of one{RESET}");

@@ -140,11 +140,17 @@ impl Store {
     /// When the disk does not do what it should.
     pub fn open(&self, facts: &Facts, patience: &mut dyn FnMut() -> bool) -> Result<Lookup<'_>, StoreError> {
         let fingerprint = Fingerprint::of(facts);
+        let folder = self.draft_folder(fingerprint);
         if let Found::Whole(artifact) = self.find(fingerprint)? {
+            // Left by a process that was killed between publishing and tidying up.
+            if folder.exists()
+                && let Ok(Some(_held)) = lock(&folder, &mut || false)
+            {
+                let _ = fs::remove_dir_all(&folder);
+            }
             return Ok(Lookup::Hit(artifact));
         }
         self.lay_out()?;
-        let folder = self.draft_folder(fingerprint);
         let Some(lock) = lock(&folder, patience)? else { return Ok(Lookup::Busy) };
         // Whoever held the lock may have published, and nobody else can now.
         let damage = match self.find(fingerprint)? {

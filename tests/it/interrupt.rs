@@ -17,7 +17,7 @@ const SLOW: &str = "\
 name: slow
 nodes:
   first: { stage: generate, with: { script: slow.rhai, rows: 10 } }
-  slow:  { stage: generate, with: { script: slow.rhai, rows: 40000 } }
+  slow:  { stage: generate, with: { script: slow.rhai, rows: 16000 } }
   last:  { stage: merge, inputs: { rows: [first, slow] } }
 ";
 
@@ -82,7 +82,7 @@ fn ctrl_c_ends_with_130_and_the_next_run_continues() {
 #[test]
 fn a_killed_run_leaves_a_store_that_the_next_run_can_use() {
     let expected = undisturbed();
-    for wait_ms in [0, 5, 20, 60] {
+    for wait_ms in [0, 50, 200, 500] {
         let project = project();
         let mut child = project.start("run p.yaml");
         wait_until_slow_runs(&project);

@@ -106,7 +106,7 @@ fn explain_goes_down_to_the_first_cause() {
     let lines: Vec<&str> = said.lines().map(str::trim).collect();
     let at = |start: &str| lines.iter().position(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{said}"));
     assert!(at("input rows: content changed") < at("because numbers changed:"));
-    assert!(at("because numbers changed:") < at("with.path: bytes of numbers.jsonl changed"));
+    assert!(at("because numbers changed:") < at("with.path.0: bytes of numbers.jsonl changed"));
 }
 
 #[test]

@@ -148,6 +148,18 @@ fn a_draft_that_was_dropped_leaves_scratch_but_no_output() {
     assert!(!second.output().join("half").exists());
 }
 
+/// A process killed between the two steps of publishing once left a draft that nobody ever cleared.
+#[test]
+fn what_is_left_of_a_published_draft_is_cleared() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::at(folder.path()).unwrap();
+    let artifact = make(&store, &facts(1), &[("rows.jsonl", "{}\n")]);
+    let left = folder.path().join("drafts").join(artifact.manifest.fingerprint.to_string());
+    fs::create_dir_all(left.join("scratch")).unwrap();
+    assert!(matches!(store.open(&facts(1), &mut || false).unwrap(), Lookup::Hit(_)));
+    assert!(!left.exists());
+}
+
 #[test]
 fn records_without_scratch_are_not_continued() {
     let folder = tempfile::tempdir().unwrap();
