@@ -42,7 +42,7 @@ impl Stage for Init {
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
         let tokenizer = Tokenizer::open(&ctx.input("tokenizer")?.path)?;
         let config = self.0.config(tokenizer.vocab_size())?;
-        let weights = weights::init(&config, ctx.seed("weights"));
+        let weights = weights::init(&config, ctx.seed("weights"), self.0.initializer_range);
         let parameters: usize = weights.values().map(|weight| weight.values.len()).sum();
         ctx.record(0, &[("parameters", parameters as f64)])?;
         Checkpoint { config, weights, tokenizer }.save(ctx.output())

@@ -3,11 +3,7 @@
 
 use engine::Registry;
 
-use crate::{
-    distill::Distill, evaluate::Evaluate, export::Export, grpo::Grpo, import::Import, init::Init, load::Load,
-    logprobs::Logprobs, merge::Merge, pretrain::Pretrain, reject::Reject, sample::Sample, sft::Sft, split::Split,
-    tokenizer::Tokenizer,
-};
+use crate::{distill::Distill, evaluate::Evaluate, export::Export, filter::Filter, generate::Generate, grpo::Grpo, import::Import, init::Init, load::Load, logprobs::Logprobs, map::Map, merge::Merge, pretrain::Pretrain, reject::Reject, sample::Sample, sft::Sft, split::Split, tokenizer::Tokenizer, script};
 
 /// Every stage of this crate.
 #[must_use]
@@ -16,11 +12,14 @@ pub fn registry() -> Registry {
         .with::<Distill>()
         .with::<Evaluate>()
         .with::<Export>()
+        .with::<Filter>()
+        .with::<Generate>()
         .with::<Grpo>()
         .with::<Import>()
         .with::<Init>()
         .with::<Load>()
         .with::<Logprobs>()
+        .with::<Map>()
         .with::<Merge>()
         .with::<Pretrain>()
         .with::<Reject>()
@@ -28,4 +27,5 @@ pub fn registry() -> Registry {
         .with::<Sft>()
         .with::<Split>()
         .with::<Tokenizer>()
+        .expand("rhai", script::imports)
 }

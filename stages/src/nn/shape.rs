@@ -36,6 +36,9 @@ pub struct Shape {
     /// Base of the rotary positions' wavelengths.
     #[schemars(range(min = 1.0, max = 1e12))]
     pub rope_theta: f32,
+    /// Standard deviation of the first weights. Narrow models trained for minutes learn faster from 0.06.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub initializer_range: f32,
 }
 
 impl Default for Shape {
@@ -50,6 +53,7 @@ impl Default for Shape {
             context: 256,
             tied: true,
             rope_theta: 10_000.0,
+            initializer_range: 0.02,
         }
     }
 }

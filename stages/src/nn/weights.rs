@@ -94,12 +94,12 @@ pub fn expected(config: &Config) -> Vec<(String, Vec<usize>)> {
     all
 }
 
-/// Weights to start training from: normal with deviation 0.02, the two projections that write into the
+/// Weights to start training from: normal with `deviation`, the two projections that write into the
 /// residual stream divided by `sqrt(2 * layers)` (GPT-2, section 2.3), norms one, biases zero.
 ///
 /// Each weight depends on the seed and its own name alone.
 #[must_use]
-pub fn init(config: &Config, seed: u64) -> Weights {
+pub fn init(config: &Config, seed: u64, deviation: f32) -> Weights {
     let residual = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
     let draw = |name: String, shape: Vec<usize>| {
         let count = shape.iter().product();
@@ -109,7 +109,7 @@ pub fn init(config: &Config, seed: u64) -> Weights {
             vec![0.0; count]
         } else {
             let into_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-            let deviation = 0.02 * if into_residual { residual } else { 1.0 };
+            let deviation = deviation * if into_residual { residual } else { 1.0 };
             let mut stream = Stream::new(&[seed, name_key(&name)]);
             (0..count).map(|_| deviation * stream.normal()).collect()
         };
