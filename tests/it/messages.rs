@@ -66,6 +66,22 @@ fn a_failed_node_says_where_and_why_and_ends_with_one() {
 }
 
 #[test]
+fn the_tests_of_plugins_are_run_and_counted() {
+    let project = Project::new(&[
+        ("plugins/good.rhai", "fn test_sum() { assert_eq(1 + 1, 2); }\n"),
+        ("plugins/deep/bad.rhai", "fn test_sum() { assert_eq(1 + 1, 3); }\n"),
+    ]);
+    let said = project.mashbill("test plugins/good.rhai");
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), "passed plugins/good.rhai test_sum\n1 passed, 0 failed\n"));
+    let said = project.mashbill("test plugins");
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains("failed plugins/deep/bad.rhai test_sum\n"), "{}", said.stdout);
+    assert!(said.stdout.ends_with("1 passed, 1 failed\n"), "{}", said.stdout);
+    let said = project.mashbill("test p.yaml");
+    assert_eq!(said.code, Some(2));
+}
+
+#[test]
 fn color_can_be_asked_for_and_forbidden() {
     let project = project();
     assert!(project.mashbill("plan p.yaml --color always").stdout.contains("\x1b["));

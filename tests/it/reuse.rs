@@ -85,6 +85,18 @@ fn an_edit_that_keeps_the_same_rows_stops_there() {
 }
 
 #[test]
+fn the_bytes_of_what_a_script_imports_decide_too() {
+    let project = project();
+    project.write("few.rhai", "import \"limit\" as limit;\nfn keep(row) { row.n < limit::LIMIT }\n");
+    project.write("limit.rhai", "export const LIMIT = 3;\n");
+    assert_eq!(project.outcomes(), "numbers made, few made, both made");
+    project.write("limit.rhai", "export const LIMIT = 2;\n");
+    let said = project.mashbill("plan p.yaml").stdout;
+    assert!(said.contains("with.script: bytes of limit.rhai changed"), "{said}");
+    assert_eq!(project.outcomes(), "numbers reused, few made, both made");
+}
+
+#[test]
 fn explain_names_old_and_new_before_the_run_and_after_it() {
     let project = made();
     project.edit("p.yaml", "seed: 3", "seed: 4");
