@@ -29,6 +29,8 @@ pub fn plan(file: &Path, global: &Global) -> Result<Plan, Trouble> {
 /// The store that goes with a root.
 pub fn store(root: &Path, global: &Global) -> Result<Store, Trouble> {
     let folder = global.store.clone().unwrap_or_else(|| root.join(".mashbill"));
+    // What `show` prints is pasted into other programs, which run elsewhere.
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
     Ok(Store::at(folder)?)
 }
 
