@@ -69,7 +69,9 @@ fn judge(plan: &Plan, node: &Node, store: &Store, known: &mut Known) -> Result<V
     let comparison = Comparison { plan, store, known };
     if !now.unknown.is_empty() {
         let on = now.unknown.iter().cloned().collect();
-        return Ok(Verdict::Waits { on, reasons: comparison.since_last(node, &now) });
+        let last = store.last(&plan.name, &node.name);
+        let reasons = last.map_or(Vec::new(), |last| comparison.since(node, &now, last.fingerprint));
+        return Ok(Verdict::Waits { on, reasons });
     }
     let fingerprint = Fingerprint::of(&now.facts);
     let reasons = match store.find(fingerprint)? {
