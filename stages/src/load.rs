@@ -127,19 +127,17 @@ impl Load {
 /// Equality of values in which 51 is 51.0.
 fn same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
-        (Some(a), Some(b)) => a == b,
+        (Some(a), Some(b)) => a.total_cmp(&b).is_eq(),
         _ => a == b,
     }
 }
 
 fn described(seen: &BTreeMap<&str, BTreeSet<String>>) -> String {
-    let mut text = String::new();
-    for (field, values) in seen {
-        let listed = values.iter().cloned().collect::<Vec<_>>().join(", ");
-        let listed = if values.is_empty() { "is in no row".to_owned() } else { format!("is among {listed}") };
-        text.push_str(&format!("\n  `{field}` {listed}"));
-    }
-    text
+    let line = |(field, values): (&&str, &BTreeSet<String>)| match values.len() {
+        0 => format!("\n  `{field}` is in no row"),
+        _ => format!("\n  `{field}` is among {}", values.iter().cloned().collect::<Vec<_>>().join(", ")),
+    };
+    seen.iter().map(line).collect()
 }
 
 impl fmt::Display for Paths {

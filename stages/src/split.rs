@@ -44,7 +44,7 @@ pub enum By {
     /// whatever else is in the rows; a number of rows is met exactly, and exceeded only by rows with the same value.
     #[default]
     Key,
-    /// The place in the row's `text`: the end of every text is the test part, as in nanoGPT.
+    /// The place in the row's `text`: the end of every text is the test part, as in `nanoGPT`.
     Position,
 }
 

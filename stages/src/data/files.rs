@@ -121,7 +121,7 @@ fn list(path: &Path, value: Value) -> Result<Vec<Value>> {
 
 fn from_text(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
         anyhow::anyhow!("{}:{line}: not UTF-8 text", path.display())
     })?;
     let row = Map::from_iter([("text".to_owned(), Value::from(text))]);

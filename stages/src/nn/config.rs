@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// A family of decoder-only transformers: RMSNorm, half-split RoPE, grouped queries, SwiGLU.
+/// A family of decoder-only transformers: `RMSNorm`, half-split `RoPE`, grouped queries, `SwiGLU`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -15,7 +15,7 @@ pub enum Family {
     Llama,
     /// As Llama, with biases on the query, key and value projections.
     Qwen2,
-    /// As Llama, with an RMSNorm on each head's query and key.
+    /// As Llama, with an `RMSNorm` on each head's query and key.
     Qwen3,
 }
 
@@ -58,7 +58,7 @@ pub struct Config {
     pub tie_word_embeddings: bool,
     /// Biases on the query, key and value projections.
     pub attention_bias: bool,
-    /// RMSNorm on each head's query and key.
+    /// `RMSNorm` on each head's query and key.
     pub qk_norm: bool,
 }
 
@@ -191,7 +191,10 @@ fn refuse_unsupported(keys: &Keys) -> Result<()> {
         }
     }
     let partial = keys.number_or("partial_rotary_factor", 1.0)?;
-    ensure!(partial == 1.0, "`partial_rotary_factor` is {partial}, which is not supported; supported: 1.0");
+    ensure!(
+        (partial - 1.0).abs() < f32::EPSILON,
+        "`partial_rotary_factor` is {partial}, which is not supported; supported: 1.0"
+    );
     Ok(())
 }
 

@@ -105,7 +105,7 @@ pub fn init(config: &Config, seed: u64, deviation: f32) -> Weights {
         let count = shape.iter().product();
         let values = if name.ends_with("norm.weight") {
             vec![1.0; count]
-        } else if name.ends_with(".bias") {
+        } else if name.ends_with("_proj.bias") {
             vec![0.0; count]
         } else {
             let into_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");

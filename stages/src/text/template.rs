@@ -72,6 +72,9 @@ impl Template {
     ///
     /// # Errors
     /// When the template refuses the messages.
+    ///
+    /// # Panics
+    /// Never: a template is only made by compiling it.
     pub fn render(&self, messages: &[Value], turn: Turn, special: &BTreeMap<String, String>) -> Result<String> {
         let template = self.0.get_template(NAME).expect("compile added it");
         let given = context! {
@@ -106,6 +109,7 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=..)`, which is what transformers puts in place of Jinja's own.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that minijinja calls")]
 fn to_json(value: &minijinja::Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     // Accepted, as templates pass it; text is never escaped.
