@@ -327,14 +327,14 @@ mod tests {
         let digest = |text: &str| Digest::of_bytes(text.as_bytes());
         Facts {
             engine: 1,
-            stage: "grpo".into(),
+            stage: "press".into(),
             version: 2,
-            with: json!({"lr": 1e-5, "steps": 150, "reward": null, "model": {"layers": 4}}),
-            sources: [("reward".to_owned(), vec![digest("script"), digest("import")])].into(),
+            with: json!({"rate": 1e-5, "steps": 150, "script": null, "model": {"layers": 4}}),
+            sources: [("script".to_owned(), vec![digest("script"), digest("import")])].into(),
             seed: 17,
             inputs: [(
-                "policy".to_owned(),
-                vec![InputFacts { name: None, kind: "checkpoint".into(), content: digest("weights") }],
+                "paper".to_owned(),
+                vec![InputFacts { name: None, kind: "sheet".into(), content: digest("bytes") }],
             )]
             .into(),
         }
@@ -342,8 +342,8 @@ mod tests {
 
     fn legend() -> Legend {
         Legend {
-            places: [("with.lr".to_owned(), Place { file: "r1.yaml".into(), line: 41, column: 22 })].into(),
-            files: [("reward".to_owned(), vec!["plugins/math.rhai".into(), "plugins/lib.rhai".into()])].into(),
+            places: [("with.rate".to_owned(), Place { file: "r1.yaml".into(), line: 41, column: 22 })].into(),
+            files: [("script".to_owned(), vec!["plugins/main.txt".into(), "plugins/lib.txt".into()])].into(),
         }
     }
 
@@ -353,36 +353,36 @@ mod tests {
         assert_eq!(Fingerprint::of(&facts()).to_string(), GOLDEN);
     }
 
-    const GOLDEN: &str = "2902d820dee9e6861e64f152edf04c337796d6509064f7aba82c990d7c85a661";
+    const GOLDEN: &str = "53c7e724c83fb2fd9836a6c2cd132e83b97020a82cb02fc94c0ab747b0d394cb";
 
     type Edit = fn(&mut Facts);
     const EDITS: [(Edit, &str); 14] = [
         (|f| f.engine = 2, "engine format: 1 -> 2"),
-        (|f| f.stage = "sft".into(), "stage: grpo -> sft"),
-        (|f| f.version = 3, "version of stage grpo: 2 -> 3"),
-        (|f| f.with["lr"] = json!(f64::from(3e-6_f32)), "with.lr: 1e-5 -> 3e-6 (r1.yaml:41:22)"),
+        (|f| f.stage = "fold".into(), "stage: press -> fold"),
+        (|f| f.version = 3, "version of stage press: 2 -> 3"),
+        (|f| f.with["rate"] = json!(f64::from(3e-6_f32)), "with.rate: 1e-5 -> 3e-6 (r1.yaml:41:22)"),
         (|f| f.with["steps"] = json!(150.0), "with.steps: 150 -> 150.0"),
         (|f| f.with["model"]["layers"] = json!(6), "with.model.layers: 4 -> 6"),
         (|f| f.with["clip"] = json!("a"), "with.clip: (none) -> \"a\""),
         (
-            |f| f.sources.get_mut("reward").unwrap()[0] = Digest::of_bytes(b"edited"),
-            "with.reward: bytes of plugins/math.rhai changed, 6c737280 -> 69da6dbe",
+            |f| f.sources.get_mut("script").unwrap()[0] = Digest::of_bytes(b"edited"),
+            "with.script: bytes of plugins/main.txt changed, 6c737280 -> 69da6dbe",
         ),
         (
-            |f| f.sources.get_mut("reward").unwrap()[1] = Digest::of_bytes(b"edited"),
-            "with.reward: bytes of plugins/lib.rhai changed, 6b042a83 -> 69da6dbe",
+            |f| f.sources.get_mut("script").unwrap()[1] = Digest::of_bytes(b"edited"),
+            "with.script: bytes of plugins/lib.txt changed, 6b042a83 -> 69da6dbe",
         ),
-        (|f| f.sources.get_mut("reward").unwrap().truncate(1), "with.reward: imports of plugins/math.rhai: 1 -> 0"),
+        (|f| f.sources.get_mut("script").unwrap().truncate(1), "with.script: imports of plugins/main.txt: 1 -> 0"),
         (|f| f.seed = 18, "seed: 17 -> 18"),
         (
-            |f| f.inputs.get_mut("policy").unwrap()[0].content = Digest::of_bytes(b"edited"),
-            "input policy: content changed, 3edc5c4a -> 69da6dbe",
+            |f| f.inputs.get_mut("paper").unwrap()[0].content = Digest::of_bytes(b"edited"),
+            "input paper: content changed, df19b1f1 -> 69da6dbe",
         ),
         (
-            |f| f.inputs.get_mut("policy").unwrap()[0].name = Some("base".into()),
-            "input policy: name of its node: (unnamed) -> base",
+            |f| f.inputs.get_mut("paper").unwrap()[0].name = Some("base".into()),
+            "input paper: name of its node: (unnamed) -> base",
         ),
-        (|f| f.inputs.clear(), "input policy: 1 artifacts -> 0"),
+        (|f| f.inputs.clear(), "input paper: 1 artifacts -> 0"),
     ];
 
     #[test]
