@@ -11,7 +11,14 @@ use engine::{Context, Stage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::data::rows::{self, Row};
+use crate::{
+    data::{
+        checkpoint::Checkpoint,
+        rows::{self, Row},
+    },
+    nn::{shape::Shape, weights},
+    text::train::{self, Special},
+};
 
 /// A folder to work in, gone when the test ends.
 pub struct Bench {
@@ -96,10 +103,29 @@ pub fn json_of(path: &Path) -> Value {
 pub fn shared(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
     if !path.exists() {
-        eprintln!("SKIPPED: no {}", path.display());
+        skipped(&format!("no {}", path.display()));
         return None;
     }
     Some(path)
+}
+
+/// Past the test harness, which swallows what a passing test prints.
+pub fn skipped(why: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "SKIPPED: {why}").unwrap();
+}
+
+/// A checkpoint of one narrow layer with random weights; its tokenizer knows digits, `+`, `=` and R1's tags.
+pub fn toy_checkpoint(folder: &Path) {
+    let whole = ["<think>", "</think>", "<answer>", "</answer>"].map(str::to_owned).to_vec();
+    let special = Special { pad: Some("<pad>".into()), eos: Some("<eos>".into()), whole };
+    let tokenizer = train::characters(&["0123456789+=".into()], &special).unwrap();
+    let mut shape = Shape { layers: 1, hidden: 16, heads: 2, context: 64, ..Shape::default() };
+    shape.resolve();
+    let config = shape.config(tokenizer.vocab_size()).unwrap();
+    let weights = weights::init(&config, 3, 0.06);
+    fs::create_dir_all(folder).unwrap();
+    Checkpoint { config, weights, tokenizer }.save(folder).unwrap();
 }
 
 /// `{ "prompt": .. }` for each.

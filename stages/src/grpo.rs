@@ -471,3 +471,6 @@ impl Training<'_> {
         self.ctx.rewind(self.trainer.steps)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -316,7 +316,7 @@ mod tests {
     /// A folder whose weights are those of `tiny()` but for what `spoil` does to them.
     fn spoiled(spoil: impl FnOnce(&mut Weights)) -> (Bench, String) {
         let bench = Bench::new();
-        let mut weights = init(&tiny(), 1);
+        let mut weights = init(&tiny(), 1, 0.02);
         spoil(&mut weights);
         bench.file("m/.keep", "");
         write(&bench.path("m"), &weights, Dtype::F32).unwrap();
@@ -342,9 +342,9 @@ mod tests {
     fn weights_survive_writing_to_the_bit_and_the_bytes_are_always_the_same() {
         let (bench, message) = spoiled(|_| ());
         assert_eq!(message, "");
-        assert_eq!(read(&bench.path("m"), &tiny()).unwrap(), init(&tiny(), 1));
+        assert_eq!(read(&bench.path("m"), &tiny()).unwrap(), init(&tiny(), 1, 0.02));
         let first = std::fs::read(bench.path("m").join(SINGLE)).unwrap();
-        write(&bench.path("m"), &init(&tiny(), 1), Dtype::F32).unwrap();
+        write(&bench.path("m"), &init(&tiny(), 1, 0.02), Dtype::F32).unwrap();
         assert_eq!(std::fs::read(bench.path("m").join(SINGLE)).unwrap(), first);
     }
 
@@ -354,7 +354,7 @@ mod tests {
         for (dtype, one, third) in [(Dtype::Bf16, 1.0, 0.333_984_38), (Dtype::F16, 1.001_953_1, 0.333_251_95)] {
             let bench = Bench::new();
             bench.file("m/.keep", "");
-            let mut weights = init(&tiny(), 1);
+            let mut weights = init(&tiny(), 1, 0.02);
             weights.get_mut("model.norm.weight").unwrap().values = vec![1.0 + 1.0 / 512.0, 1.0 / 3.0, 0.0, -2.0];
             write(&bench.path("m"), &weights, dtype).unwrap();
             let back = read(&bench.path("m"), &tiny()).unwrap();
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_value_beyond_f16_is_refused_instead_of_becoming_infinite() {
-        let mut weights = init(&tiny(), 1);
+        let mut weights = init(&tiny(), 1, 0.02);
         weights.get_mut("lm_head.weight").unwrap().values[3] = 70_000.0;
         let error = write(&Bench::new().path("unused"), &weights, Dtype::F16).unwrap_err();
         assert_eq!(
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn shards_read_as_one_file() {
         let bench = Bench::new();
-        let weights = init(&tiny(), 1);
+        let weights = init(&tiny(), 1, 0.02);
         let mut index = serde_json::Map::new();
         for (place, (name, weight)) in weights.iter().enumerate() {
             let file = format!("model-0000{}-of-00002.safetensors", 1 + place % 2);
@@ -489,7 +489,7 @@ mod tests {
     #[test]
     fn new_weights_have_their_deviations_and_depend_on_nothing_else() {
         let shape = Shape { layers: 8, hidden: 128, ..Shape::default() };
-        let weights = init(&shape.config(100).unwrap(), 3);
+        let weights = init(&shape.config(100).unwrap(), 3, 0.02);
         let deviation = |name: &str| {
             let values = &weights[name].values;
             (values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32).sqrt()
@@ -498,7 +498,7 @@ mod tests {
         // 0.02 / sqrt(2 * 8) = 0.005
         assert!((deviation("model.layers.7.mlp.down_proj.weight") - 0.005).abs() < 0.0001);
         assert!(weights["model.norm.weight"].values.iter().all(|value| *value == 1.0));
-        let deeper = init(&Shape { layers: 8, context: 999, ..shape }.config(100).unwrap(), 3);
+        let deeper = init(&Shape { layers: 8, context: 999, ..shape }.config(100).unwrap(), 3, 0.02);
         assert_eq!(weights, deeper);
     }
 }

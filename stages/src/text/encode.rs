@@ -140,12 +140,25 @@ fn in_order<T: Send>(rows: &[Row], each: impl Fn(&Row) -> Result<T> + Sync + Sen
 fn completed(tokenizer: &Tokenizer, row: &Row, completion: &str) -> Result<Example> {
     let mut ids = prompt(tokenizer, row)?;
     let mut trained = vec![false; ids.len()];
-    ids.extend(tokenizer.encode_onward(completion)?);
-    if row.get("truncated") != Some(&Value::Bool(true)) {
-        ids.push(end(tokenizer)?);
+    if let Some(sampled) = sampled_ids(tokenizer, row, completion) {
+        ids.extend(sampled);
+    } else {
+        ids.extend(tokenizer.encode_onward(completion)?);
+        if row.get("truncated") != Some(&Value::Bool(true)) {
+            ids.push(end(tokenizer)?);
+        }
     }
     trained.resize(ids.len(), true);
     Ok(Example { ids, trained })
+}
+
+/// The very tokens that were sampled, where the row keeps them as `completion_ids`: encoding their text anew may
+/// give others. They hold only for the tokenizer that they came from and a completion that nobody has edited since.
+fn sampled_ids(tokenizer: &Tokenizer, row: &Row, completion: &str) -> Option<Vec<u32>> {
+    let ids: Vec<u32> = serde_json::from_value(row.get("completion_ids")?.clone()).ok()?;
+    let said = ids.strip_suffix(&[tokenizer.eos()?]).unwrap_or(&ids);
+    let is_whole = said.len() < ids.len() || row.get("truncated") == Some(&Value::Bool(true));
+    (is_whole && tokenizer.decode(said).ok()? == completion).then_some(ids)
 }
 
 fn answered(tokenizer: &Tokenizer, messages: &[Value]) -> Result<Example> {
@@ -323,6 +336,20 @@ mod tests {
         let row = json!({ "prompt": "1+1=", "completion": "<t>2", "answer": "2" });
         assert_eq!(learned(row.clone(), LossOn::Completion), "1+1=[<t>2<eos>]");
         assert_eq!(learned(row, LossOn::All), "[1+1=<t>2<eos>]");
+    }
+
+    #[test]
+    fn sampled_tokens_are_learned_as_they_were_sampled() {
+        let special = Special { pad: None, eos: Some("<eos>".into()), whole: Vec::new() };
+        let tokenizer = train::bpe(&["ababababab abab ab".into()], &special, 300).unwrap();
+        let [a, b] = ["a", "b"].map(|letter| tokenizer.encode(letter).unwrap()[0]);
+        let end = tokenizer.eos().unwrap();
+        assert_ne!(tokenizer.encode("ab").unwrap(), [a, b], "the test needs a pair that is merged");
+        let ids_of = |row: Value| example(&tokenizer, &super::tests::row(row), LossOn::Completion).unwrap().ids;
+        let sampled = ids_of(json!({ "prompt": "a", "completion": "ab", "completion_ids": [a, b, end] }));
+        assert_eq!(sampled, [a, a, b, end]);
+        let edited = ids_of(json!({ "prompt": "a", "completion": "ba", "completion_ids": [a, b, end] }));
+        assert_eq!(edited, [vec![a], tokenizer.encode("ba").unwrap(), vec![end]].concat());
     }
 
     #[test]

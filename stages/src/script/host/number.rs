@@ -384,7 +384,7 @@ mod tests {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/gsm8k");
         for (file, rows, commas) in [("train.jsonl.gz", 7473, 79), ("test.jsonl.gz", 1319, 14)] {
             let Ok(bytes) = std::fs::File::open(folder.join(file)) else {
-                eprintln!("SKIPPED: {} is absent", folder.join(file).display());
+                crate::bench::skipped(&format!("no {}", folder.join(file).display()));
                 return;
             };
             let mut text = String::new();

@@ -1,0 +1,133 @@
+//! What stops a run that would teach nothing or the wrong thing, and what a preset stands for.
+
+use serde_json::json;
+
+use super::*;
+use crate::bench::{Bench, prompts, toy_checkpoint};
+
+const FAIR: &str = "fn reward(sample) { if sample.completion.len() % 2 == 0 { 1.0 } else { 0.0 } }";
+
+struct Toy {
+    bench: Bench,
+    policy: PathBuf,
+    prompts: PathBuf,
+}
+
+impl Toy {
+    fn new(reward: &str) -> Self {
+        let bench = Bench::new();
+        bench.file("reward.rhai", reward);
+        let policy = bench.path("policy");
+        toy_checkpoint(&policy);
+        let prompts = bench.rows("prompts", &prompts((0..6).map(|i| format!("{i}+1="))));
+        Self { bench, policy, prompts }
+    }
+
+    fn with(changes: Value) -> Value {
+        let mut with = json!({
+            "reward": "reward.rhai", "steps": 2, "prompts_per_step": 3, "group_size": 4, "steps_per_rollout": 2,
+            "learning_rate": 1e-3, "max_new_tokens": 8, "max_truncated": 1.0,
+        });
+        with.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        with
+    }
+
+    fn run(&self, changes: Value) -> Result<PathBuf> {
+        self.bench.run::<Grpo>(Self::with(changes), &[("policy", &self.policy), ("prompts", &self.prompts)])
+    }
+
+    fn complaint(&self, changes: Value) -> String {
+        self.bench.message(&self.run(changes).expect_err("the stage was meant to fail"))
+    }
+
+    fn metrics(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.bench.path("records/metrics.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+#[test]
+fn the_default_is_the_paper() {
+    let mut stage: Grpo = serde_json::from_value(json!({ "reward": "r.rhai" })).unwrap();
+    stage.resolve();
+    let facts = serde_json::to_value(&stage).unwrap();
+    for (name, value) in [
+        ("prompts_per_step", json!(32)),
+        ("group_size", json!(16)),
+        ("steps_per_rollout", json!(16)),
+        ("reference_refresh", json!(400)),
+        ("clip_high", json!(10.0)),
+        ("temperature", json!(1.0)),
+        ("max_new_tokens", json!(32_768)),
+    ] {
+        assert_eq!(facts[name], value, "{name}");
+    }
+    let mut last: Grpo =
+        serde_json::from_value(json!({ "reward": "r.rhai", "preset": "r1_final", "steps": 5 })).unwrap();
+    last.resolve();
+    assert_eq!((last.steps, last.temperature), (Some(5), Some(0.7)));
+}
+
+#[test]
+fn a_run_moves_the_policy_and_tells_every_figure() {
+    let toy = Toy::new(FAIR);
+    let trained = Checkpoint::open(&toy.run(json!({ "kl_coef": 0.01, "reference_refresh": 1 })).unwrap()).unwrap();
+    assert_ne!(trained.weights, Checkpoint::open(&toy.policy).unwrap().weights);
+    let metrics = toy.metrics();
+    assert_eq!(metrics.len(), 2);
+    for figure in [
+        "reward", "length", "truncated", "dead_groups", "loss", "kl", "clip_fraction", "entropy", "gradient_norm",
+        "learning_rate", "tokens_per_s", "logprob_difference",
+    ] {
+        assert!(metrics[0][figure].is_f64(), "no {figure} in {}", metrics[0]);
+    }
+    // The policy is its own reference before the first step, and no longer after it.
+    assert_eq!(metrics[0]["kl"], json!(0.0));
+    // Nearly uniform over 18 tokens, or whatever the vocabulary holds: no more than its logarithm.
+    assert!(metrics[0]["entropy"].as_f64().unwrap() > 2.0);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let weights = |toy: &Toy| std::fs::read(toy.run(json!({})).unwrap().join("model.safetensors")).unwrap();
+    assert_eq!(weights(&Toy::new(FAIR)), weights(&Toy::new(FAIR)));
+}
+
+#[test]
+fn zero_steps_leave_the_policy_as_it_was() {
+    let toy = Toy::new(FAIR);
+    let output = toy.run(json!({ "steps": 0 })).unwrap();
+    assert_eq!(Checkpoint::open(&output).unwrap().weights, Checkpoint::open(&toy.policy).unwrap().weights);
+}
+
+#[test]
+fn a_trainer_that_disagrees_with_the_sampler_stops() {
+    // At a tolerance of nothing, rounding is a disagreement.
+    let complaint = Toy::new(FAIR).complaint(json!({ "logprob_tolerance": 0.0 }));
+    assert!(complaint.starts_with("token ") && complaint.contains("of a fresh completion of prompt"), "{complaint}");
+    assert!(complaint.ends_with("further apart than the `logprob_tolerance` of 0: the rollouts are not the policy's own"));
+}
+
+#[test]
+fn completions_that_are_all_cut_off_stop() {
+    let complaint = Toy::new(FAIR).complaint(json!({ "max_truncated": 0.0, "max_new_tokens": 1 }));
+    assert!(
+        complaint.contains("completions of step 1 were cut off at `max_new_tokens: 1`, a larger share than `max_truncated: 0`"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn a_reward_that_is_no_number_stops_and_shows_the_sample() {
+    let complaint = Toy::new("fn reward(sample) { 0.0 / 0.0 }").complaint(json!({}));
+    assert!(complaint.contains("reward.rhai:1:"), "{complaint}");
+    assert!(complaint.contains("prompt"), "{complaint}");
+}
+
+#[test]
+fn equal_rewards_leave_the_policy_to_its_kl_term_alone() {
+    let toy = Toy::new("fn reward(sample) { 1.0 }");
+    let output = toy.run(json!({ "kl_coef": 0.0 })).unwrap();
+    assert_eq!(Checkpoint::open(&output).unwrap().weights, Checkpoint::open(&toy.policy).unwrap().weights);
+    assert_eq!(toy.metrics()[0]["dead_groups"], json!(1.0));
+}
