@@ -1,7 +1,7 @@
 //! What went wrong in a plugin: where, in which line, and with which sample.
 //! Knows nothing of who called the plugin, or why.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::Deref};
 
 use rhai::{Engine, EvalAltResult, ParseErrorType, Position};
 
@@ -9,7 +9,11 @@ use super::{Sample, sandbox::Limits};
 
 /// A mistake in a plugin, shown the way rustc shows one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
+pub struct Error(Box<Mistake>);
+
+/// What an [`Error`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
     pub message: String,
     /// The file, as a path from the project root.
     pub file: String,
@@ -22,18 +26,27 @@ pub struct Error {
 
 impl std::error::Error for Error {}
 
+impl Deref for Error {
+    type Target = Mistake;
+
+    fn deref(&self) -> &Mistake {
+        &self.0
+    }
+}
+
 impl Error {
     pub(super) fn new(message: impl Into<String>, file: &str) -> Self {
-        Self { message: message.into(), file: file.into(), place: None, hint: None, notes: Vec::new() }
+        let (message, file) = (message.into(), file.into());
+        Self(Box::new(Mistake { message, file, place: None, hint: None, notes: Vec::new() }))
     }
 
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+    pub(super) fn hint(mut self, hint: impl Into<Option<String>>) -> Self {
+        self.0.hint = hint.into();
         self
     }
 
     pub(super) fn note(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.notes.push((name, value.into()));
+        self.0.notes.push((name, value.into()));
         self
     }
 
@@ -44,7 +57,7 @@ impl Error {
     pub(super) fn at(mut self, position: Position, text: &str) -> Self {
         if let Some(line) = position.line() {
             let shown = text.lines().nth(line - 1).unwrap_or_default();
-            self.place = Some((line, position.position().unwrap_or(1), shown.into()));
+            self.0.place = Some((line, position.position().unwrap_or(1), shown.into()));
         }
         self
     }
@@ -73,7 +86,7 @@ impl Error {
             ),
             kind => (lower(&kind.to_string()), None),
         };
-        Self { hint, ..Self::new(message, name).at(position, text) }
+        Self::new(message, name).at(position, text).hint(hint)
     }
 
     /// An error of Rhai while a plugin ran, found in the innermost of its calls.
@@ -108,7 +121,7 @@ impl Error {
             return Self::parsing(kind, *position, name, text);
         }
         let (message, hint) = describe(inner, engine, limits);
-        let error = Self { hint, ..Self::new(message, name).at(inner.position(), text) };
+        let error = Self::new(message, name).at(inner.position(), text).hint(hint);
         calls.iter().rev().fold(error, |error, function| error.in_function(function))
     }
 }

@@ -21,10 +21,11 @@ use super::{
 /// An [`Error`] where a file is missing or is not valid Rhai, or an import is not a literal relative path.
 pub fn imports(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let engine = sandbox::engine(&Limits::default(), Dynamic::from_map(<_>::default()), Library::default());
+    let here = std::env::current_dir().unwrap_or_default();
     let mut found = BTreeSet::new();
     let mut left = vec![path.to_path_buf()];
     while let Some(path) = left.pop() {
-        let file = File::read(&engine, &path, &path.display().to_string())?;
+        let file = File::read(&engine, &path, &path.strip_prefix(&here).unwrap_or(&path).display().to_string())?;
         for import in file.imports()? {
             let path = beside(&path, &import.literal);
             if !path.is_file() {
@@ -68,8 +69,11 @@ pub(super) fn load(
 }
 
 /// The imported modules, by the importing file's name and the path written there.
+type Modules = BTreeMap<(String, String), Shared<Module>>;
+
+/// Where the engine finds what a plugin imports. It reads no files: all of them were read before.
 #[derive(Clone, Default)]
-pub(super) struct Library(Arc<Mutex<BTreeMap<(String, String), Shared<Module>>>>);
+pub(super) struct Library(Arc<Mutex<Modules>>);
 
 impl ModuleResolver for Library {
     fn resolve(

@@ -38,7 +38,7 @@ use rayon::prelude::*;
 use rhai::{AST, Dynamic, Engine, Scope};
 
 pub use self::{
-    error::Error,
+    error::{Error, Mistake},
     imports::imports,
     keep::Keep,
     reward::Reward,

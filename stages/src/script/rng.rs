@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use rhai::{Array, Dynamic, EvalAltResult, Module, plugin::*};
+use rhai::{Array, Dynamic, EvalAltResult, Module, export_module, exported_module};
 
 use crate::random::Stream;
 
@@ -33,7 +33,6 @@ pub(super) fn module() -> Module {
     module
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signatures that Rhai calls")]
 #[export_module]
 mod draws {
     /// A whole number from `low` to `high`, both included.

@@ -17,7 +17,7 @@ impl Script {
         self.parameters("row", 3)?;
         let indices: Vec<u64> = indices.collect();
         let draw = |_, index: &u64| {
-            let number = i64::try_from(*index).expect("nobody draws 2^63 rows");
+            let number = index.cast_signed();
             let at = |error: Error| error.note("index", index.to_string());
             let given = self.call("row", &[Dynamic::from(Rng::new(&[seed, *index])), number.into()]).map_err(at)?;
             several(&given).map_err(|message| at(self.refuse("row", message)))

@@ -88,11 +88,11 @@ pub(super) fn timed<R>(wall: Duration, call: impl FnOnce() -> R) -> R {
 /// What the engine's own limits don't see: why the call has to end now, if it has to.
 fn watch(operations: u64, wall: Duration) -> Option<String> {
     // Asking the clock costs as much as an operation; every 64th of them may each copy a megabyte.
-    if operations % 64 == 0 && DEADLINE.get().is_some_and(|deadline| Instant::now() >= deadline) {
+    if operations.is_multiple_of(64) && DEADLINE.get().is_some_and(|deadline| Instant::now() >= deadline) {
         return Some(format!("stopped after {} seconds", wall.as_secs_f64()));
     }
     // Rhai measures what an assignment to `map[key]` puts in, but not the map that it makes large.
-    if operations % 1024 == 0
+    if operations.is_multiple_of(1024)
         && let Some(now) = resident_bytes()
     {
         const MOST: u64 = 1 << 30;

@@ -24,7 +24,14 @@ fn open(text: &str) -> anyhow::Result<Script> {
 }
 
 fn row(value: serde_json::Value) -> Row {
-    value.as_object().unwrap().clone()
+    match value {
+        serde_json::Value::Object(row) => row,
+        other => panic!("{other} is no row"),
+    }
+}
+
+fn bare(total: f32) -> Reward {
+    Reward { total, parts: BTreeMap::new() }
 }
 
 fn reward_of(text: &str, completion: &str) -> anyhow::Result<Vec<Reward>> {
@@ -44,13 +51,13 @@ fn stopped_within(wall: Duration, body: &str) -> String {
     let script = Script::load(&folder.path().join("plugin.rhai"), folder.path(), &Row::new(), limits, |_| ());
     let call = |script: Script| each(&[()], |_, ()| script.call("reward", &[Dynamic::UNIT]).map(|_| ()));
     let error = script.and_then(call).expect_err("the sandbox stops it");
-    error.message
+    error.message.clone()
 }
 
 #[test]
 fn a_reward_is_a_number_or_named_parts() {
     let rewards = reward_of("fn reward(sample) { 2 }", "").unwrap();
-    assert_eq!(rewards, [Reward { total: 2.0, parts: BTreeMap::new() }]);
+    assert_eq!(rewards, [bare(2.0)]);
     let rewards = reward_of("fn reward(sample) { #{ format: 0.5, accuracy: 1 } }", "").unwrap();
     let parts = BTreeMap::from([("accuracy".to_string(), 1.0), ("format".to_string(), 0.5)]);
     assert_eq!(rewards, [Reward { total: 1.5, parts }]);
@@ -62,7 +69,7 @@ fn a_sample_has_its_row_prompt_completion_answer_and_length() {
         let seen = `${sample.prompt}|${sample.completion}|${sample.answer}|${sample.row.answer}`;
         if seen == "2+3=|<answer>5</answer>|5|5" && !sample.truncated && sample.index == 0 { sample.tokens } else { throw seen }
     }"#;
-    assert_eq!(reward_of(text, "<answer>5</answer>").unwrap()[0].total, 7.0);
+    assert_eq!(reward_of(text, "<answer>5</answer>").unwrap(), [bare(7.0)]);
 }
 
 #[test]
@@ -78,7 +85,7 @@ fn params_are_a_constant_in_every_function_and_may_be_its_last_argument() {
     let script = Script::open_with(&folder.path().join("plugin.rhai"), folder.path(), &params).unwrap();
     let row = Row::new();
     let sample = Sample { row: &row, prompt: "", completion: "", truncated: false, tokens: 0, index: 0 };
-    assert_eq!(script.rewards("reward", &[sample]).unwrap()[0].total, 22.0);
+    assert_eq!(script.rewards("reward", &[sample]).unwrap(), [bare(22.0)]);
     assert_eq!(script.keeps(&[sample]).unwrap(), [Keep::Yes]);
 }
 
@@ -224,7 +231,7 @@ fn imports_of_imports_are_found_each_once() {
     let script = Script::open(&plugin, folder.path()).unwrap();
     let row = Row::new();
     let sample = Sample { row: &row, prompt: "", completion: "", truncated: false, tokens: 0, index: 0 };
-    assert_eq!(script.rewards("reward", &[sample]).unwrap()[0].total, 22.0);
+    assert_eq!(script.rewards("reward", &[sample]).unwrap(), [bare(22.0)]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
-use rhai::{EvalAltResult, Module, plugin::*};
+use rhai::{EvalAltResult, Module, export_module, exported_module};
 
 pub(super) fn module() -> Module {
     exported_module!(functions)

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
-use rhai::{Array, Dynamic, EvalAltResult, Module, plugin::*};
+use rhai::{Array, Dynamic, EvalAltResult, Module, export_module, exported_module};
 
 use super::or_nothing;
 

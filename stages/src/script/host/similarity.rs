@@ -1,6 +1,6 @@
 //! How alike two texts are, for rewards with more than two values.
 
-use rhai::{EvalAltResult, Module, plugin::*};
+use rhai::{EvalAltResult, Module, export_module, exported_module};
 
 pub(super) fn module() -> Module {
     exported_module!(functions)

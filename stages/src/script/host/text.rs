@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rhai::{Array, Dynamic, EvalAltResult, Module, plugin::*};
+use rhai::{Array, Dynamic, EvalAltResult, Module, export_module, exported_module};
 
 use super::or_nothing;
 
@@ -27,6 +27,11 @@ mod functions {
     /// The text's words: what white space parts.
     pub fn words(text: &str) -> Array {
         text.split_whitespace().map(Into::into).collect()
+    }
+
+    /// The items as one text, with `between` between them.
+    pub fn join(items: Array, between: &str) -> String {
+        items.iter().map(Dynamic::to_string).collect::<Vec<_>>().join(between)
     }
 
     /// The share of runs of `length` words that occurred before in the text: 0 where all differ, towards
@@ -54,10 +59,11 @@ mod functions {
             _ => Err(format!("ramp: `{value}` is not a number")),
         };
         let (value, from, to) = (number(&value)?, number(&from)?, number(&to)?);
-        if from == to {
+        let whole = to - from;
+        if whole == 0.0 {
             return Err("ramp: `from` and `to` are the same".into());
         }
-        Ok(((value - from) / (to - from)).clamp(0.0, 1.0))
+        Ok(((value - from) / whole).clamp(0.0, 1.0))
     }
 }
 
@@ -135,6 +141,17 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(is_format_r1(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_ramp_falls_or_rises_and_stays_level_beyond_its_ends() {
+        let at = |value: f64| functions::ramp(value.into(), 400_i64.into(), 300_i64.into()).unwrap();
+        let reached = [200.0, 300.0, 325.0, 350.0, 400.0, 500.0].map(at);
+        for (reached, expected) in reached.into_iter().zip([1.0, 1.0, 0.75, 0.5, 0.0, 0.0]) {
+            assert!((reached - expected).abs() < 1e-12, "{reached} where {expected} is expected");
+        }
+        assert!(functions::ramp(1_i64.into(), 2_i64.into(), 2_i64.into()).is_err());
+        assert!(functions::ramp("1".into(), 2_i64.into(), 3_i64.into()).is_err());
     }
 
     #[test]
