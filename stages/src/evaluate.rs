@@ -60,7 +60,12 @@ impl Stage for Evaluate {
     const NAME: &'static str = "evaluate";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Input] = &[
-        Input { name: "policies", kinds: &["checkpoint"], arity: Arity::Named, about: "Who is examined, in this order." },
+        Input {
+            name: "policies",
+            kinds: &["checkpoint"],
+            arity: Arity::Named,
+            about: "Who is examined, in this order.",
+        },
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
     ];
     const OUTPUT: &'static str = "report";

@@ -305,7 +305,10 @@ impl Training<'_> {
         let seed = [self.ctx.seed("sampling"), phase];
         let groups = speaker.complete(&asked, self.settings.group_size, &seed, |_| !self.ctx.cancelled())?;
         let rollouts = picked.iter().zip(groups).flat_map(|(row, group)| {
-            group.into_iter().enumerate().map(|(index, completed)| Rollout::new(*row, index, &self.encoded[*row], completed))
+            group
+                .into_iter()
+                .enumerate()
+                .map(|(index, completed)| Rollout::new(*row, index, &self.encoded[*row], completed))
         });
         Ok(rollouts.collect())
     }

@@ -52,7 +52,12 @@ impl Stage for Logprobs {
             if ctx.cancelled() {
                 return Err(Cancelled.into());
             }
-            ensure!(example.ids.len() > 1, "row {} has {} tokens: there is nothing to predict", i + 1, example.ids.len());
+            ensure!(
+                example.ids.len() > 1,
+                "row {} has {} tokens: there is nothing to predict",
+                i + 1,
+                example.ids.len()
+            );
             decoder.check_length(example.ids.len() - 1, &format!("row {}", i + 1))?;
             let batch = Batch::new([(example.ids.as_slice(), example.trained.as_slice())]);
             let scored: Vec<f32> = if batch.targets() == 0 {

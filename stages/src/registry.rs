@@ -3,7 +3,11 @@
 
 use engine::Registry;
 
-use crate::{distill::Distill, evaluate::Evaluate, export::Export, filter::Filter, generate::Generate, grpo::Grpo, import::Import, init::Init, load::Load, logprobs::Logprobs, map::Map, merge::Merge, pretrain::Pretrain, reject::Reject, sample::Sample, sft::Sft, split::Split, tokenizer::Tokenizer, script};
+use crate::{
+    distill::Distill, evaluate::Evaluate, export::Export, filter::Filter, generate::Generate, grpo::Grpo,
+    import::Import, init::Init, load::Load, logprobs::Logprobs, map::Map, merge::Merge, pretrain::Pretrain,
+    reject::Reject, sample::Sample, script, sft::Sft, split::Split, tokenizer::Tokenizer,
+};
 
 /// Every stage of this crate.
 #[must_use]

@@ -74,7 +74,9 @@ impl Rejection {
             for (index, completed) in group.iter().enumerate() {
                 let reason = match verdicts.next().context("one verdict a completion")? {
                     Keep::No(reason) => reason,
-                    Keep::Yes if texts.contains(&completed.text.as_str()) => "same completion of the same prompt".into(),
+                    Keep::Yes if texts.contains(&completed.text.as_str()) => {
+                        "same completion of the same prompt".into()
+                    }
                     Keep::Yes if self.most > 0 && texts.len() == self.most => "enough kept of the prompt".into(),
                     Keep::Yes => {
                         texts.push(&completed.text);
@@ -95,8 +97,10 @@ impl Rejection {
         let metrics: Vec<(&str, f64)> = metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         ctx.record(0, &metrics)?;
         if kept.is_empty() {
-            let reasons: Vec<String> =
-                metrics[3..].iter().map(|(reason, count)| format!("{count} {}", reason.trim_start_matches("dropped: "))).collect();
+            let reasons: Vec<String> = metrics[3..]
+                .iter()
+                .map(|(reason, count)| format!("{count} {}", reason.trim_start_matches("dropped: ")))
+                .collect();
             anyhow::bail!("of {} completions not one was kept: {}", samples.len(), reasons.join(", "));
         }
         Ok(kept)

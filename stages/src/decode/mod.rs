@@ -89,13 +89,20 @@ pub fn generate(
 ) -> Result<Option<Vec<Vec<Completion>>>> {
     for (i, request) in requests.iter().enumerate() {
         anyhow::ensure!(!request.prompt.is_empty(), "prompt {} is empty: there is nothing to continue", i + 1);
-        decoder.check_length(request.prompt.len() + sampling.max_new_tokens, &format!("prompt {} with its completion", i + 1))?;
+        decoder.check_length(
+            request.prompt.len() + sampling.max_new_tokens,
+            &format!("prompt {} with its completion", i + 1),
+        )?;
     }
     let longest = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0);
     let batch = Batch { decoder, requests, sampling, stop, seed, capacity: longest + sampling.max_new_tokens };
-    let mut waiting: VecDeque<(usize, usize)> =
-        requests.iter().enumerate().flat_map(|(i, request)| (0..request.samples).map(move |sample| (i, sample))).collect();
-    let mut finished: Vec<Vec<Option<Completion>>> = requests.iter().map(|request| vec![None; request.samples]).collect();
+    let mut waiting: VecDeque<(usize, usize)> = requests
+        .iter()
+        .enumerate()
+        .flat_map(|(i, request)| (0..request.samples).map(move |sample| (i, sample)))
+        .collect();
+    let mut finished: Vec<Vec<Option<Completion>>> =
+        requests.iter().map(|request| vec![None; request.samples]).collect();
     let mut done = 0;
     let mut growing: Vec<Growing> = Vec::new();
     let mut cache: Option<Cache> = None;
@@ -120,7 +127,8 @@ pub fn generate(
                 finished[request][sample] = Some(Completion { tokens, logprobs, finish });
                 done += 1;
             }
-            let admitted: Vec<_> = waiting.drain(..waiting.len().min(arrangement.slots.max(1) - growing.len())).collect();
+            let admitted: Vec<_> =
+                waiting.drain(..waiting.len().min(arrangement.slots.max(1) - growing.len())).collect();
             if !admitted.is_empty() {
                 let (begun, fresh) = batch.prefill(&admitted);
                 growing.extend(begun);
@@ -138,7 +146,9 @@ pub fn generate(
             batch.step(&mut growing, cache);
         }
     }
-    let complete = |completions: Vec<Option<Completion>>| completions.into_iter().map(|one| one.expect("none is waiting or growing")).collect();
+    let complete = |completions: Vec<Option<Completion>>| {
+        completions.into_iter().map(|one| one.expect("none is waiting or growing")).collect()
+    };
     Ok(Some(finished.into_iter().map(complete).collect()))
 }
 
@@ -186,7 +196,8 @@ impl Batch<'_> {
 
     /// One more token for everything that grows.
     fn step(&self, growing: &mut [Growing], cache: &mut Cache) {
-        let newest: Vec<u32> = growing.iter().map(|growing| *growing.tokens.last().expect("prefill took one")).collect();
+        let newest: Vec<u32> =
+            growing.iter().map(|growing| *growing.tokens.last().expect("prefill took one")).collect();
         let hidden = self.decoder.hidden(&newest, Attend::Cached(cache));
         for (slot, growing) in growing.iter().enumerate() {
             if growing.finish.is_some() {

@@ -52,7 +52,8 @@ impl Card {
             let count = lines.len() as f64;
             let mut scores = BTreeMap::new();
             for score in lines[0].scores.keys() {
-                let values: Vec<f64> = lines.iter().map(|line| line.scores.get(score).copied().unwrap_or(0.0)).collect();
+                let values: Vec<f64> =
+                    lines.iter().map(|line| line.scores.get(score).copied().unwrap_or(0.0)).collect();
                 let is_binary = lines.iter().all(|line| line.is_binary);
                 let estimate = if is_binary { Estimate::of_binary(&values) } else { Estimate::of_shares(&values) };
                 means.push((format!("{policy}/{name}/{score}"), estimate.mean));

@@ -76,8 +76,18 @@ fn a_run_moves_the_policy_and_tells_every_figure() {
     let metrics = toy.metrics();
     assert_eq!(metrics.len(), 2);
     for figure in [
-        "reward", "length", "truncated", "dead_groups", "loss", "kl", "clip_fraction", "entropy", "gradient_norm",
-        "learning_rate", "tokens_per_s", "logprob_difference",
+        "reward",
+        "length",
+        "truncated",
+        "dead_groups",
+        "loss",
+        "kl",
+        "clip_fraction",
+        "entropy",
+        "gradient_norm",
+        "learning_rate",
+        "tokens_per_s",
+        "logprob_difference",
     ] {
         assert!(metrics[0][figure].is_f64(), "no {figure} in {}", metrics[0]);
     }
@@ -105,14 +115,18 @@ fn a_trainer_that_disagrees_with_the_sampler_stops() {
     // At a tolerance of nothing, rounding is a disagreement.
     let complaint = Toy::new(FAIR).complaint(json!({ "logprob_tolerance": 0.0 }));
     assert!(complaint.starts_with("token ") && complaint.contains("of a fresh completion of prompt"), "{complaint}");
-    assert!(complaint.ends_with("further apart than the `logprob_tolerance` of 0: the rollouts are not the policy's own"));
+    assert!(
+        complaint.ends_with("further apart than the `logprob_tolerance` of 0: the rollouts are not the policy's own")
+    );
 }
 
 #[test]
 fn completions_that_are_all_cut_off_stop() {
     let complaint = Toy::new(FAIR).complaint(json!({ "max_truncated": 0.0, "max_new_tokens": 1 }));
     assert!(
-        complaint.contains("completions of step 1 were cut off at `max_new_tokens: 1`, a larger share than `max_truncated: 0`"),
+        complaint.contains(
+            "completions of step 1 were cut off at `max_new_tokens: 1`, a larger share than `max_truncated: 0`"
+        ),
         "{complaint}"
     );
 }

@@ -91,6 +91,11 @@ fn empty(shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::empty(shape.into(), DType::F32)
 }
 
+/// The same tensor in row-major order. Consumed, so that nobody else holds a dense one and writing happens in place.
+fn owned(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
+}
+
 /// The tensor's elements in row-major order, and its last dimension.
 struct Dense(FlexTensor);
 
@@ -207,7 +212,8 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Sums in 32 lanes, so that the order is fixed and the loop vectorises.
+/// Sums in 32 lanes, so that the order is fixed and the loop vectorises. `term` has to be inlined: a closure of its
+/// own is compiled for the oldest processor, and calls a library for every fused multiplication.
 #[inline(always)]
 fn lanes(length: usize, term: impl Fn(usize) -> f32) -> f32 {
     let mut partial = [0.0_f32; 32];
@@ -231,7 +237,11 @@ fn lanes(length: usize, term: impl Fn(usize) -> f32) -> f32 {
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let length = a.len().min(b.len());
     let (a, b) = (&a[..length], &b[..length]);
-    lanes(length, |i| a[i] * b[i])
+    lanes(
+        length,
+        #[inline(always)]
+        |i| a[i] * b[i],
+    )
 }
 
 #[inline(always)]
@@ -255,7 +265,12 @@ fn softmax(scores: &mut [f32], seen: usize, scale: f32) {
     for score in visible.iter_mut() {
         *score = exp((*score - most) * scale);
     }
-    let share = 1.0 / lanes(seen, |i| visible[i]);
+    let share = 1.0
+        / lanes(
+            seen,
+            #[inline(always)]
+            |i| visible[i],
+        );
     for score in visible.iter_mut() {
         *score *= share;
     }
@@ -266,7 +281,12 @@ fn softmax(scores: &mut [f32], seen: usize, scale: f32) {
 #[inline(always)]
 fn log_sum_exp(row: &[f32], temperature: f32) -> f32 {
     let most = maximum(row) / temperature;
-    most + lanes(row.len(), |i| exp(row[i] / temperature - most)).ln()
+    let total = lanes(
+        row.len(),
+        #[inline(always)]
+        |i| exp(row[i] / temperature - most),
+    );
+    most + total.ln()
 }
 
 impl Fused for Flex {
@@ -422,7 +442,8 @@ impl Fused for Flex {
                 || {
                     let rows = output.chunks_mut(width).zip(x.chunks(width)).zip(positions);
                     for ((output, x), position) in rows {
-                        let (cos, sin) = (&rotary.cos[position * half..][..half], &rotary.sin[position * half..][..half]);
+                        let (cos, sin) =
+                            (&rotary.cos[position * half..][..half], &rotary.sin[position * half..][..half]);
                         for (output, x) in output.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
                             let (low, high) = output.split_at_mut(half);
                             let (a, b) = x.split_at(half);
@@ -464,7 +485,13 @@ impl Fused for Flex {
                 unsafe {
                     let target = Target(to.at(row), heads.query_width, false);
                     let right = Operand(values.slice().as_ptr().add(at), heads.key_width, 1);
-                    product([rows, head_dim, seen], target, Operand(scores.as_ptr(), seen, 1), right, gemm::Parallelism::None);
+                    product(
+                        [rows, head_dim, seen],
+                        target,
+                        Operand(scores.as_ptr(), seen, 1),
+                        right,
+                        gemm::Parallelism::None,
+                    );
                 }
             }
         });
@@ -557,7 +584,8 @@ impl Fused for Flex {
         tasks.enumerate().for_each_init(Vec::new, |weights, (slot, ((output, slot_keys), slot_values))| {
             let at = lengths[slot];
             slot_keys[at * key_width..][..key_width].copy_from_slice(&keys.slice()[slot * key_width..][..key_width]);
-            slot_values[at * key_width..][..key_width].copy_from_slice(&values.slice()[slot * key_width..][..key_width]);
+            slot_values[at * key_width..][..key_width]
+                .copy_from_slice(&values.slice()[slot * key_width..][..key_width]);
             weights.clear();
             weights.resize(at + 1, 0.0);
             Arch::new().dispatch(
@@ -687,10 +715,14 @@ impl Fused for Flex {
                 || {
                     for (output, row) in output.iter_mut().zip(logits.chunks(width)) {
                         let total = log_sum_exp(row, temperature);
-                        *output = -lanes(width, |i| {
-                            let logprob = row[i] / temperature - total;
-                            exp(logprob) * logprob
-                        });
+                        *output = -lanes(
+                            width,
+                            #[inline(always)]
+                            |i| {
+                                let logprob = row[i] / temperature - total;
+                                exp(logprob) * logprob
+                            },
+                        );
                     }
                 },
             );
@@ -707,8 +739,7 @@ impl Fused for Flex {
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let AdamStep { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step } = settings;
         let gradient = Dense::new(&gradient);
-        let (mut weight, mut first, mut second) =
-            (weight.to_contiguous(), first.to_contiguous(), second.to_contiguous());
+        let (mut weight, mut first, mut second) = (owned(weight), owned(first), owned(second));
         let rate = learning_rate / (1.0 - beta1.powi(step));
         let correction = 1.0 / (1.0 - beta2.powi(step)).sqrt();
         let decay = 1.0 - learning_rate * weight_decay;
@@ -752,7 +783,14 @@ impl Heads {
     fn new(queries: &Dense, keys: &Dense, head_dim: usize) -> Self {
         let (query_width, key_width) = (queries.width(), keys.width());
         let scale = 1.0 / (head_dim as f32).sqrt();
-        Self { queries: query_width / head_dim, group: query_width / key_width, head_dim, query_width, key_width, scale }
+        Self {
+            queries: query_width / head_dim,
+            group: query_width / key_width,
+            head_dim,
+            query_width,
+            key_width,
+            scale,
+        }
     }
 
     /// Offset of a query head in a token's row.

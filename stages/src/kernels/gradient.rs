@@ -12,10 +12,7 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-use super::{
-    AdamStep, Rotary, Sequences,
-    flex::Fused,
-};
+use super::{AdamStep, Rotary, Sequences, flex::Fused};
 
 /// Records an operation: its tracked inputs, what its gradient needs, the forward value, and the gradient.
 ///

@@ -126,7 +126,12 @@ pub fn rotate(x: Tensor<2>, rotary: &Arc<Rotary>, positions: &Arc<Vec<usize>>) -
     if !is_flex(&x.device()) {
         return plain::rotate(x, rotary, positions);
     }
-    Tensor::from_dispatch(<Dispatch as flex::Fused>::rotate(x.into_dispatch(), rotary.clone(), positions.clone(), false))
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::rotate(
+        x.into_dispatch(),
+        rotary.clone(),
+        positions.clone(),
+        false,
+    ))
 }
 
 /// Causal attention inside each sequence, with grouped queries (Ainslie et al., arXiv 2305.13245).

@@ -56,12 +56,9 @@ fn assert_equal(
 fn linear_equals_its_plain_form() {
     for tokens in [1, 3, 70] {
         let inputs = [normal(1, [tokens, 24]), normal(2, [40, 24])];
-        assert_equal(
-            "linear",
-            &inputs,
-            &|x| linear(x[0].clone(), x[1].clone()),
-            &|x| plain::linear(x[0].clone(), x[1].clone()),
-        );
+        assert_equal("linear", &inputs, &|x| linear(x[0].clone(), x[1].clone()), &|x| {
+            plain::linear(x[0].clone(), x[1].clone())
+        });
     }
 }
 
@@ -78,21 +75,16 @@ fn a_token_of_linear_does_not_depend_on_the_batch() {
 #[test]
 fn rows_equal_their_plain_form() {
     let index = Arc::new(vec![3, 0, 3, 6, 1]);
-    assert_equal("rows", &[normal(1, [7, 9])], &|x| rows(x[0].clone(), &index), &|x| {
-        plain::rows(x[0].clone(), &index)
-    });
+    assert_equal("rows", &[normal(1, [7, 9])], &|x| rows(x[0].clone(), &index), &|x| plain::rows(x[0].clone(), &index));
 }
 
 #[test]
 fn rms_norm_equals_its_plain_form() {
     for (width, channels) in [(48, 48), (48, 16)] {
         let inputs = [normal(1, [300, width]), normal(2, [1, channels])];
-        assert_equal(
-            "rms_norm",
-            &inputs,
-            &|x| rms_norm(x[0].clone(), x[1].clone(), 1e-5),
-            &|x| plain::rms_norm(x[0].clone(), x[1].clone(), 1e-5),
-        );
+        assert_equal("rms_norm", &inputs, &|x| rms_norm(x[0].clone(), x[1].clone(), 1e-5), &|x| {
+            plain::rms_norm(x[0].clone(), x[1].clone(), 1e-5)
+        });
     }
 }
 
@@ -129,13 +121,8 @@ fn attention_equals_its_plain_form() {
 fn attention_of_two_tokens_is_what_paper_and_pencil_give() {
     // One head of one channel: scores q2*k1 = 0 and q2*k2 = ln 3, so the weights are 1/4 and 3/4.
     let column = |values: [f32; 2]| Tensor::from_data([[values[0]], [values[1]]], &Device::flex());
-    let output = attention(
-        column([1.0, 1.0]),
-        column([0.0, 3.0_f32.ln()]),
-        column([4.0, 8.0]),
-        &Sequences::of_lengths(&[2]),
-        1,
-    );
+    let output =
+        attention(column([1.0, 1.0]), column([0.0, 3.0_f32.ln()]), column([4.0, 8.0]), &Sequences::of_lengths(&[2]), 1);
     assert_close(&values(output), &[4.0, 7.0], "attention");
 }
 
@@ -156,12 +143,9 @@ fn cached_attention_equals_its_plain_form_and_fills_the_cache() {
 #[test]
 fn swiglu_equals_its_plain_form() {
     let inputs = [normal(1, [40, 600]), normal(2, [40, 600])];
-    assert_equal(
-        "swiglu",
-        &inputs,
-        &|x| swiglu(x[0].clone(), x[1].clone()),
-        &|x| plain::swiglu(x[0].clone(), x[1].clone()),
-    );
+    assert_equal("swiglu", &inputs, &|x| swiglu(x[0].clone(), x[1].clone()), &|x| {
+        plain::swiglu(x[0].clone(), x[1].clone())
+    });
 }
 
 #[test]

@@ -152,7 +152,11 @@ impl Decoder {
     /// # Errors
     /// When a sequence of `tokens` does not fit the model's context.
     pub fn check_length(&self, tokens: usize, what: &str) -> Result<()> {
-        ensure!(tokens <= self.context(), "{what} has {tokens} tokens, more than the model's context of {}", self.context());
+        ensure!(
+            tokens <= self.context(),
+            "{what} has {tokens} tokens, more than the model's context of {}",
+            self.context()
+        );
         Ok(())
     }
 
@@ -271,7 +275,8 @@ impl Decoder {
         self.clone().each(&mut |name, tensor| {
             let [out, width] = tensor.dims();
             // Norms and biases are vectors outside.
-            let shape = if name.ends_with("norm.weight") || name.ends_with(".bias") { vec![width] } else { vec![out, width] };
+            let shape =
+                if name.ends_with("norm.weight") || name.ends_with(".bias") { vec![width] } else { vec![out, width] };
             match tensor.clone().into_data().try_to_vec::<f32>() {
                 Ok(values) => drop(weights.insert(name.to_owned(), Weight { shape, values })),
                 Err(error) => failure = Some(anyhow::anyhow!("reading weight `{name}` back: {error:?}")),
@@ -297,7 +302,10 @@ impl Cache {
         let index = Arc::new(index);
         let layers = kept
             .into_iter()
-            .map(|layer| KeyValue { keys: kernels::rows(layer.keys, &index), values: kernels::rows(layer.values, &index) })
+            .map(|layer| KeyValue {
+                keys: kernels::rows(layer.keys, &index),
+                values: kernels::rows(layer.values, &index),
+            })
             .collect();
         Self { layers, lengths, capacity }
     }

@@ -56,7 +56,10 @@ mod tests {
     fn one_success_in_four_is_worth_what_paper_and_pencil_give() {
         // mean 1/4, squares (9 + 1 + 1 + 1) / 16 = 3/4, variance 1/4, deviation 1/2 (+ 1e-4)
         let of = |x: f32| x / 0.5001;
-        assert_close(&Advantage::Standardised.of_group(&[1.0, 0.0, 0.0, 0.0]), &[of(0.75), of(-0.25), of(-0.25), of(-0.25)]);
+        assert_close(
+            &Advantage::Standardised.of_group(&[1.0, 0.0, 0.0, 0.0]),
+            &[of(0.75), of(-0.25), of(-0.25), of(-0.25)],
+        );
         assert_close(&Advantage::Centred.of_group(&[1.0, 0.0, 0.0, 0.0]), &[0.75, -0.25, -0.25, -0.25]);
     }
 

@@ -75,10 +75,12 @@ pub struct Evaluated {
 #[must_use]
 pub fn evaluate(logprobs: Tensor<1>, tokens: &Tokens, coefficients: Coefficients) -> Evaluated {
     let device = logprobs.device();
-    let constant = |values: &[f32]| -> Tensor<1> { Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &device) };
+    let constant =
+        |values: &[f32]| -> Tensor<1> { Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &device) };
     let Coefficients { clip_low, clip_high, kl_coef } = coefficients;
 
-    let now: Vec<f32> = logprobs.clone().without_autodiff().into_data().try_to_vec().expect("log-probabilities are f32");
+    let now: Vec<f32> =
+        logprobs.clone().without_autodiff().into_data().try_to_vec().expect("log-probabilities are f32");
     let clipped = (0..now.len())
         .filter(|t| {
             let (ratio, advantage) = ((now[*t] - tokens.old[*t]).exp(), tokens.advantages[*t]);
@@ -88,7 +90,8 @@ pub fn evaluate(logprobs: Tensor<1>, tokens: &Tokens, coefficients: Coefficients
 
     let ratio = (logprobs.clone() - constant(&tokens.old)).exp();
     let advantages = constant(&tokens.advantages);
-    let surrogate = (ratio.clone() * advantages.clone()).min_pair(ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages);
+    let surrogate =
+        (ratio.clone() * advantages.clone()).min_pair(ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages);
     let mut per_token = surrogate;
     let mut kl = 0.0;
     if kl_coef > 0.0 {
@@ -115,15 +118,10 @@ mod tests {
     /// Loss and gradient for tokens given by (logprob, old, reference, advantage), each of weight one.
     fn evaluated(rows: &[[f32; 4]], coefficients: Coefficients) -> (f32, Vec<f32>, f64, usize) {
         let column = |i: usize| rows.iter().map(|row| row[i]).collect::<Vec<_>>();
-        let logprobs = Tensor::<1>::from_data(TensorData::new(column(0), [rows.len()]), &Device::flex())
-            .autodiff()
-            .require_grad();
-        let tokens = Tokens {
-            old: column(1),
-            reference: column(2),
-            advantages: column(3),
-            weights: vec![1.0; rows.len()],
-        };
+        let logprobs =
+            Tensor::<1>::from_data(TensorData::new(column(0), [rows.len()]), &Device::flex()).autodiff().require_grad();
+        let tokens =
+            Tokens { old: column(1), reference: column(2), advantages: column(3), weights: vec![1.0; rows.len()] };
         let result = evaluate(logprobs.clone(), &tokens, coefficients);
         let gradients = result.loss.backward();
         let gradient = logprobs.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();

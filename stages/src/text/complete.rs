@@ -61,17 +61,16 @@ impl Speaker<'_> {
             let text = self.tokenizer.decode(tokens).unwrap_or_default();
             self.stop.iter().any(|stop| text.contains(stop.as_str()))
         };
-        let stop = Stop {
-            ids: self.tokenizer.eos_ids(),
-            when: if self.stop.is_empty() { None } else { Some(&stops) },
-        };
+        let stop = Stop { ids: self.tokenizer.eos_ids(), when: if self.stop.is_empty() { None } else { Some(&stops) } };
         let arrangement = Arrangement { slots: self.slots, watch: &mut watch };
         let groups = decode::generate(self.decoder, &requests, self.sampling, &stop, seed, arrangement)?;
         let groups = groups.ok_or(Cancelled)?;
         requests
             .iter()
             .zip(groups)
-            .map(|(request, group)| group.into_iter().map(|completion| self.read(&request.prompt, completion)).collect())
+            .map(|(request, group)| {
+                group.into_iter().map(|completion| self.read(&request.prompt, completion)).collect()
+            })
             .collect()
     }
 

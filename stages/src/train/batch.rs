@@ -99,11 +99,8 @@ mod tests {
 
     #[test]
     fn targets_are_the_marked_tokens_at_the_place_before() {
-        let batch = Batch::new([
-            (&[5, 6, 7][..], &[false, false, true][..]),
-            (&[9], &[true]),
-            (&[1, 2], &[true, true]),
-        ]);
+        let batch =
+            Batch::new([(&[5, 6, 7][..], &[false, false, true][..]), (&[9], &[true]), (&[1, 2], &[true, true])]);
         assert_eq!(batch.tokens, [5, 6, 1]);
         assert_eq!(batch.sequences.offsets, [0, 2, 3]);
         assert_eq!((&*batch.places, &*batch.targets), (&vec![1, 2], &vec![7, 2]));

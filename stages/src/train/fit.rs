@@ -57,9 +57,9 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
         let examples = (lesson.batch)(step);
         let mut accumulated = trainer.begin();
         let batches = batches(&trainer.decoder, &examples, compute.micro_batch_tokens)?;
-        let (targets, tokens) = batches.iter().fold((0, 0), |(targets, tokens), batch: &Batch| {
-            (targets + batch.targets(), tokens + batch.tokens())
-        });
+        let (targets, tokens) = batches
+            .iter()
+            .fold((0, 0), |(targets, tokens), batch: &Batch| (targets + batch.targets(), tokens + batch.tokens()));
         ensure!(targets > 0, "no token of step {}'s batch is a target of the loss", step + 1);
         let mut loss = 0.0;
         for batch in batches.iter().filter(|batch| batch.targets() > 0) {

@@ -97,7 +97,8 @@ fn restore<N: DeserializeOwned>(bytes: &[u8], trainer: &mut Trainer) -> Result<N
     let saved = SafeTensors::deserialize(bytes)?;
     let mut tensors: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for (name, view) in saved.tensors() {
-        let values = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")));
+        let values =
+            view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four")));
         tensors.insert(name, values.collect());
     }
     let mut take = |name: String, like: &Tensor<2>| -> Result<Tensor<2>> {
