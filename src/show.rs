@@ -27,17 +27,15 @@ pub fn show(file: &Path, node: &str, global: &Global) -> Result<Code, Trouble> {
     let store = pipeline::store(&plan.root, global)?;
     let forecasts = forecast(&plan, &store)?;
     let verdict = forecasts.into_iter().find(|forecast| forecast.node == node.name).map(|forecast| forecast.verdict);
-    let (artifact, state) = match verdict {
-        Some(Verdict::Reuse(reuse)) => (Some(reuse.artifact), "up to date"),
-        _ => {
-            let last = store.last(&plan.name, &node.name);
-            let found = last.map(|last| store.find(last.fingerprint)).transpose()?;
-            let artifact = match found {
-                Some(Found::Whole(artifact)) => Some(artifact),
-                Some(Found::Absent | Found::Damaged(_)) | None => None,
-            };
-            (artifact, "out of date; `mashbill explain` says why")
-        }
+    let (artifact, state) = if let Some(Verdict::Reuse(reuse)) = verdict {
+        (Some(reuse.artifact), "up to date")
+    } else {
+        let last = store.last(&plan.name, &node.name);
+        let artifact = match last.map(|last| store.find(last.fingerprint)).transpose()? {
+            Some(Found::Whole(artifact)) => Some(artifact),
+            Some(Found::Absent | Found::Damaged(_)) | None => None,
+        };
+        (artifact, "out of date; `mashbill explain` says why")
     };
     let Some(artifact) = artifact else {
         screen::error(&format!("`{}` has no result yet", node.name));

@@ -201,7 +201,7 @@ mod tests {
             match self.below(if depth == 0 { 6 } else { 8 }) {
                 0 => Value::Null,
                 1 => json!(self.below(2) == 0),
-                2 => json!(self.below(5) as i64 - 2),
+                2 => json!(self.below(5).cast_signed() - 2),
                 3 => json!(u64::MAX - self.below(3)),
                 4 => json!(self.below(9) as f64 / 4.0),
                 5 => json!(self.text()),

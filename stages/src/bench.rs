@@ -90,7 +90,7 @@ pub fn column(rows: &[Row], field: &str) -> Vec<Value> {
     rows.iter().map(|row| row.get(field).cloned().unwrap_or(Value::Null)).collect()
 }
 
-/// A committed fixture: see tests/reference/make_fixtures.py.
+/// A committed fixture: see `tests/reference/make_fixtures.py`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }

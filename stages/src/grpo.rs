@@ -396,8 +396,7 @@ impl Training<'_> {
             for (at, sampler) in rollout.completed.logprobs.iter().enumerate() {
                 let trainer = tokens.next().expect("one log-probability a completion token");
                 let difference = (trainer - sampler).abs();
-                // Written so that NaN does not pass.
-                if !(difference <= self.stage.logprob_tolerance) {
+                if difference.is_nan() || difference > self.stage.logprob_tolerance {
                     bail!(
                         "token {} of a fresh completion of prompt {} has log-probability {trainer} in the trainer and {sampler} \
                          in the sampler, further apart than the `logprob_tolerance` of {}: the rollouts are not the policy's own",

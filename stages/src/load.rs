@@ -67,7 +67,7 @@ impl Stage for Load {
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
         let mut kept: Vec<Row> = Vec::new();
         let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        let mut read = 0;
+        let mut read = 0_usize;
         for source in &self.path.0 {
             for Placed { place, row } in files::read(&source.0, &ctx.source(source), self.format)? {
                 read += 1;

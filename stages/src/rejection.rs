@@ -108,6 +108,7 @@ impl Rejection {
 }
 
 /// A completion as plugins see it.
+#[must_use]
 pub fn as_sample<'a>(row: &'a Row, prompt: &'a str, completed: &'a Completed, index: usize) -> Sample<'a> {
     Sample {
         row,

@@ -86,6 +86,9 @@ impl Stage for Split {
     }
 }
 
+/// Does the row with this hash belong to the test part?
+type IsTest<'a> = dyn Fn(&[u8; 32]) -> bool + 'a;
+
 impl Split {
     fn by_key(&self, rows: Vec<Row>) -> Result<Vec<Row>> {
         let hash = |(index, row): (usize, &Row)| {
@@ -93,7 +96,7 @@ impl Split {
             row.get(&self.key).map(hashed).with_context(absent)
         };
         let hashes: Vec<[u8; 32]> = rows.iter().enumerate().map(hash).collect::<Result<_>>()?;
-        let is_test: Box<dyn Fn(&[u8; 32]) -> bool> = if self.test < 1.0 {
+        let is_test: Box<IsTest<'_>> = if self.test < 1.0 {
             Box::new(|hash| unit(hash) < self.test)
         } else {
             let wanted = self.test as usize;

@@ -30,12 +30,14 @@ pub struct Request {
     pub key: u64,
 }
 
+/// Does a completion end here? Asked after every token, with the completion so far.
+pub type StopRule<'a> = dyn Fn(&[u32]) -> bool + Sync + 'a;
+
 /// What ends a completion, beside its length.
 pub struct Stop<'a> {
     /// Any of these ends it; the token stays part of the completion.
     pub ids: &'a [u32],
-    /// Asked after every token, with the completion so far.
-    pub when: Option<&'a (dyn Fn(&[u32]) -> bool + Sync)>,
+    pub when: Option<&'a StopRule<'a>>,
 }
 
 /// Why a completion ended.

@@ -195,7 +195,7 @@ fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let whole = shifted - ROUND;
-    let rest = whole.mul_add(2.121_944_4e-4, whole.mul_add(-0.693_359_375, x));
+    let rest = whole.mul_add(2.121_944_4e-4, whole.mul_add(-0.693_359_4, x));
     let poly = 1.987_569_1e-4_f32
         .mul_add(rest, 1.398_199_9e-3)
         .mul_add(rest, 8.333_452e-3)

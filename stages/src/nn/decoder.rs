@@ -46,6 +46,7 @@ struct Attention {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_field_names, reason = "the names of the Hugging Face weights")]
 struct Mlp {
     gate_proj: Projection,
     up_proj: Projection,
@@ -275,8 +276,8 @@ impl Decoder {
         self.clone().each(&mut |name, tensor| {
             let [out, width] = tensor.dims();
             // Norms and biases are vectors outside.
-            let shape =
-                if name.ends_with("norm.weight") || name.ends_with(".bias") { vec![width] } else { vec![out, width] };
+            let is_vector = name.ends_with("norm.weight") || name.rsplit('.').next() == Some("bias");
+            let shape = if is_vector { vec![width] } else { vec![out, width] };
             match tensor.clone().into_data().try_to_vec::<f32>() {
                 Ok(values) => drop(weights.insert(name.to_owned(), Weight { shape, values })),
                 Err(error) => failure = Some(anyhow::anyhow!("reading weight `{name}` back: {error:?}")),

@@ -1,5 +1,5 @@
 //! The decoder against what other programs compute of the same weights: transformers for tiny random models of each
-//! family (tests/reference/make_fixtures.py), and the published figures of real ones.
+//! family (`tests/reference/make_fixtures.py`), and the published figures of real ones.
 //! Knows nothing of how the decoder computes.
 
 use burn::tensor::Device;

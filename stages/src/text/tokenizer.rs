@@ -402,7 +402,7 @@ mod tests {
     fn real(name: &str) -> Option<Tokenizer> {
         let path = shared(name)?;
         let mut text = String::new();
-        if name.ends_with(".gz") {
+        if path.extension().is_some_and(|extension| extension == "gz") {
             flate2::read::GzDecoder::new(fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
         } else {
             text = fs::read_to_string(path).unwrap();
