@@ -107,7 +107,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bench::{Bench, fixture, json_of, shared};
+    use crate::{
+        bench::{Bench, fixture, json_of, shared},
+        text::train::{self, Special},
+    };
 
     #[test]
     fn a_checkpoint_survives_saving() {
@@ -123,6 +126,18 @@ mod tests {
             let generation = json_of(&bench.path("c/generation_config.json"));
             assert_eq!(generation, json!({ "eos_token_id": 1, "pad_token_id": 0 }));
         }
+    }
+
+    #[test]
+    fn a_policy_whose_texts_have_no_end_survives_saving() {
+        let bench = Bench::new();
+        bench.file("c/.keep", "");
+        let first = Checkpoint::open(&fixture("llama")).unwrap();
+        let endless = Special { pad: None, eos: None, whole: Vec::new() };
+        let tokenizer = train::characters(&["to be or not".into()], &endless).unwrap();
+        Checkpoint { tokenizer, ..first }.save(&bench.path("c")).unwrap();
+        let tokenizer = Checkpoint::open(&bench.path("c")).unwrap().tokenizer;
+        assert_eq!((tokenizer.eos(), tokenizer.eos_ids()), (None, &[][..]));
     }
 
     #[test]

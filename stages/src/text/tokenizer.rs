@@ -70,7 +70,8 @@ impl Tokenizer {
         let mut tokenizer = Self::new(json, config).with_context(|| format!("reading {}", path.display()))?;
         // What ends a generation is the model's affair before it is the tokenizer's, as in transformers.
         for name in ["generation_config.json", "config.json"] {
-            let ids = object(&folder.join(name))?.map(|map| ids(&map["eos_token_id"])).unwrap_or_default();
+            let map = object(&folder.join(name))?.unwrap_or_default();
+            let ids = map.get("eos_token_id").map(ids).unwrap_or_default();
             if !ids.is_empty() {
                 tokenizer.eos = tokenizer.eos.or(Some(ids[0]));
                 tokenizer.eos_ids = ids;
