@@ -32,6 +32,9 @@ pub struct Load {
     /// How the files hold their rows.
     #[serde(default)]
     pub format: Format,
+    /// Which list of a JSON object holds the rows; absent: its only one.
+    #[serde(default)]
+    pub list: Option<String>,
     /// Fields to rename, the new name first: `{ prompt: question }`.
     #[serde(default)]
     pub fields: BTreeMap<String, String>,
@@ -69,7 +72,7 @@ impl Stage for Load {
         let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         let mut read = 0_usize;
         for source in &self.path.0 {
-            for Placed { place, row } in files::read(&source.0, &ctx.source(source), self.format)? {
+            for Placed { place, row } in files::read(&source.0, &ctx.source(source), self.format, self.list.as_deref())? {
                 read += 1;
                 let shown = |row: &Row| format!("{place}: in {}", excerpt(&Value::Object(row.clone())));
                 let row = self.renamed(row.clone()).with_context(|| shown(&row))?;
@@ -288,6 +291,22 @@ mod tests {
             "rows.data: nothing is known of the extension `data`\n  hint: say what it is with `format: jsonl`, `json` or `text`"
         );
         assert_eq!(bench.made::<Load>(json!({ "path": "rows.data", "format": "jsonl" }), &[]).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn an_object_of_several_lists_asks_which_one() {
+        let bench = Bench::new();
+        bench.file("a.json", "{\"about\": 1, \"easy\": [{\"n\": 1}], \"hard\": [{\"n\": 2}, {\"n\": 3}]}");
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "a.json" }), &[]),
+            "a.json: its object holds several lists (`easy`, `hard`); which are the rows is not clear\n  hint: name it with `list`"
+        );
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "a.json", "list": "about" }), &[]),
+            "a.json: its object holds no list `about`; it holds `easy`, `hard`"
+        );
+        let rows = bench.made::<Load>(json!({ "path": "a.json", "list": "hard" }), &[]).unwrap();
+        assert_eq!(json!(rows), json!([{ "n": 2 }, { "n": 3 }]));
     }
 
     #[test]

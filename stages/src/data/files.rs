@@ -37,15 +37,16 @@ pub struct Placed {
     pub row: Row,
 }
 
-/// Reads a file. `named` is what messages call it, `opened` where it lies.
+/// Reads a file. `named` is what messages call it, `opened` where it lies; `from` is the list of a JSON object
+/// that holds the rows, where it holds several.
 ///
 /// # Errors
 /// Names the place of what cannot be read.
-pub fn read(named: &Path, opened: &Path, format: Format) -> Result<Vec<Placed>> {
+pub fn read(named: &Path, opened: &Path, format: Format, from: Option<&str>) -> Result<Vec<Placed>> {
     let bytes = bytes(opened).with_context(|| format!("reading {}", named.display()))?;
     let bytes = rows::without_mark(&bytes);
     match resolved(named, format)? {
-        Format::Json => from_json(named, bytes),
+        Format::Json => from_json(named, bytes, from),
         Format::Text => from_text(named, bytes),
         Format::Jsonl | Format::Auto => {
             let place = |line: usize| format!("{}:{line}", named.display());
@@ -85,7 +86,7 @@ fn extension(path: &Path) -> &str {
     path.extension().and_then(OsStr::to_str).unwrap_or_default()
 }
 
-fn from_json(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>> {
+fn from_json(path: &Path, bytes: &[u8], from: Option<&str>) -> Result<Vec<Placed>> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| {
         let line = bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
         let what = format!("invalid JSON: {}", rows::without_position(&error));
@@ -96,10 +97,10 @@ fn from_json(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>> {
         Value::Object(row) => Ok(Placed { place: place(index), row }),
         other => bail!("{}: a row is an object, but this is {}: {}", place(index), kind(&other), excerpt(&other)),
     };
-    list(path, value)?.into_iter().enumerate().map(object).collect()
+    list(path, value, from)?.into_iter().enumerate().map(object).collect()
 }
 
-fn list(path: &Path, value: Value) -> Result<Vec<Value>> {
+fn list(path: &Path, value: Value, from: Option<&str>) -> Result<Vec<Value>> {
     let map = match value {
         Value::Array(list) => return Ok(list),
         Value::Object(map) => map,
@@ -109,13 +110,18 @@ fn list(path: &Path, value: Value) -> Result<Vec<Value>> {
         .into_iter()
         .filter_map(|(name, value)| if let Value::Array(list) = value { Some((name, list)) } else { None })
         .collect();
-    match lists.len() {
-        1 => Ok(lists.remove(0).1),
-        0 => bail!("{}: its object holds no list of rows", path.display()),
-        _ => {
-            let names = lists.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            bail!("{}: its object holds several lists ({names}); which are the rows is not clear", path.display())
-        }
+    let names = lists.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match (from, lists.len()) {
+        (_, 0) => bail!("{}: its object holds no list of rows", path.display()),
+        (None, 1) => Ok(lists.remove(0).1),
+        (None, _) => bail!(
+            "{}: its object holds several lists ({names}); which are the rows is not clear\n  hint: name it with `list`",
+            path.display()
+        ),
+        (Some(from), _) => match lists.into_iter().find(|(name, _)| name == from) {
+            Some((_, list)) => Ok(list),
+            None => bail!("{}: its object holds no list `{from}`; it holds {names}", path.display()),
+        },
     }
 }
 
