@@ -2,7 +2,7 @@
 //! Knows nothing of the store that the folders lie in.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -203,7 +203,8 @@ impl Context {
         self.append("samples.jsonl", &Value::Object(sample))
     }
 
-    /// Drops what was recorded after `step`: a stage that resumes there will record it again.
+    /// Drops what was recorded after `step`: a stage that resumes there will record it again. Metrics that were
+    /// told twice up to there, as step 0 is by a stage that begins again, stay once.
     ///
     /// # Errors
     /// When the records cannot be rewritten.
@@ -213,12 +214,13 @@ impl Context {
         for name in ["metrics.jsonl", "samples.jsonl"] {
             let path = self.records.join(name);
             let Ok(file) = File::open(&path) else { continue };
-            let mut kept = String::new();
+            let (mut kept, mut told) = (String::new(), BTreeSet::new());
             for line in BufReader::new(file).lines() {
                 let line = line?;
                 // A last line cut short by a kill does not parse, and goes too.
                 let Ok(value) = serde_json::from_str::<Value>(&line) else { break };
-                if value["step"].as_u64().is_some_and(|at| at <= step) {
+                let is_repeated = name == "metrics.jsonl" && !told.insert(line.clone());
+                if value["step"].as_u64().is_some_and(|at| at <= step) && !is_repeated {
                     kept.push_str(&line);
                     kept.push('\n');
                 }

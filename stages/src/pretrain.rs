@@ -46,7 +46,7 @@ pub struct Pretrain {
     pub floor: f32,
     /// The optimiser, AdamW.
     pub optimiser: AdamW,
-    /// Steps between two looks at `validation`; 0 looks only at the end.
+    /// Steps between two looks at `validation`; 0 looks only before the first step and after the last.
     pub validate_every: u64,
 }
 
@@ -127,6 +127,7 @@ impl Stage for Pretrain {
             optimiser: self.optimiser,
             batch: &batch,
             validation: (!held_out.is_empty()).then_some((&held_out, self.validate_every)),
+            about: Vec::new(),
         };
         fit::fit(checkpoint.clone(), &lesson, compute, ctx)?.save(ctx.output())
     }

@@ -64,6 +64,16 @@ pub enum TooLong {
     Truncate,
 }
 
+impl TooLong {
+    /// The name under which such rows are counted.
+    fn counted(self) -> &'static str {
+        match self {
+            TooLong::Error | TooLong::Drop => "dropped_too_long",
+            TooLong::Truncate => "truncated",
+        }
+    }
+}
+
 impl Default for Sft {
     fn default() -> Self {
         Self {
@@ -113,12 +123,11 @@ impl Sft {
         ctx: &Context,
     ) -> Result<Checkpoint> {
         let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
-        let examples = |rows: &[Row], name: &str| -> Result<Vec<Example>> {
+        let examples = |rows: &[Row], name: &str| -> Result<(Vec<Example>, usize)> {
             let examples = encode::examples(&checkpoint.tokenizer, rows, self.loss)?;
-            self.fitting(examples, &decoder, name, ctx)
+            self.fitting(examples, &decoder, name)
         };
-        let examples_of = (examples(rows, "rows")?, examples(held_out, "validation")?);
-        let (examples, held_out) = (&examples_of.0, &examples_of.1);
+        let ((examples, too_long), (held_out, _)) = (examples(rows, "rows")?, examples(held_out, "validation")?);
         anyhow::ensure!(!examples.is_empty(), "there are no rows to learn from");
         let seed = ctx.seed("order");
         let batch = |step: u64| -> Vec<Cow<Example>> {
@@ -136,38 +145,34 @@ impl Sft {
             },
             optimiser: self.optimiser,
             batch: &batch,
-            validation: (!held_out.is_empty()).then_some((held_out, 0)),
+            validation: (!held_out.is_empty()).then_some((&held_out, 0)),
+            about: if too_long > 0 { vec![(self.too_long.counted(), too_long as f64)] } else { Vec::new() },
         };
         fit::fit(checkpoint.clone(), &lesson, compute, ctx)
     }
 
-    fn fitting(&self, examples: Vec<Example>, decoder: &Decoder, name: &str, ctx: &Context) -> Result<Vec<Example>> {
+    /// The examples as they fit the model's context, and how many were longer.
+    fn fitting(&self, examples: Vec<Example>, decoder: &Decoder, name: &str) -> Result<(Vec<Example>, usize)> {
         // The last token is only predicted, never read.
         let most = decoder.context() + 1;
         let long = examples.iter().filter(|example| example.ids.len() > most).count();
-        if long == 0 {
-            return Ok(examples);
-        }
-        match self.too_long {
+        let fitting = match self.too_long {
             TooLong::Error => {
                 for (i, example) in examples.iter().enumerate() {
                     decoder.check_length(example.ids.len() - 1, &format!("row {} of `{name}`", i + 1))?;
                 }
-                Ok(examples)
+                examples
             }
-            TooLong::Drop => {
-                ctx.record(0, &[("dropped_too_long", long as f64)])?;
-                Ok(examples.into_iter().filter(|example| example.ids.len() <= most).collect())
-            }
+            TooLong::Drop => examples.into_iter().filter(|example| example.ids.len() <= most).collect(),
             TooLong::Truncate => {
-                ctx.record(0, &[("truncated", long as f64)])?;
                 let shorten = |mut example: Example| {
                     example.ids.truncate(most);
                     example.trained.truncate(most);
                     example
                 };
-                Ok(examples.into_iter().map(shorten).collect())
+                examples.into_iter().map(shorten).collect()
             }
-        }
+        };
+        Ok((fitting, long))
     }
 }

@@ -27,15 +27,18 @@ pub struct Lesson<'a> {
     pub optimiser: AdamW,
     /// The examples of a step, counted from zero: a function of the step alone, so that resuming needs no more.
     pub batch: &'a dyn Fn(u64) -> Vec<Cow<'a, Example>>,
-    /// Held-out examples, and after how many steps to look at them (0: only at the end).
+    /// Held-out examples, and after how many steps to look at them (0: only before the first and after the last).
     pub validation: Option<(&'a [Example], u64)>,
+    /// What is known before the first step, recorded as step 0.
+    pub about: Vec<(&'static str, f64)>,
 }
 
 /// What a resumed run must still know beside weights and moments.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Notes {}
 
-/// Trains a checkpoint's weights. Records `loss`, `learning_rate`, `gradient_norm` and `tokens_per_s` a step.
+/// Trains a checkpoint's weights. Records `loss`, `learning_rate`, `gradient_norm` and `tokens_per_s` a step, and
+/// `validation_loss` where it looked.
 ///
 /// # Errors
 /// [`Cancelled`] after saving; a loss or gradient that is not finite; a sequence longer than the context.
@@ -44,6 +47,15 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
     let mut trainer = Trainer::new(decoder, lesson.optimiser);
     let mut saver = Saver::new(ctx.scratch(), compute.save_every());
     saver.resume::<Notes>(&mut trainer)?;
+    if trainer.steps == 0 {
+        let mut about = lesson.about.clone();
+        if let Some((held_out, _)) = lesson.validation {
+            about.push(("validation_loss", mean_loss(&trainer.decoder, held_out, compute.micro_batch_tokens)?));
+        }
+        if !about.is_empty() {
+            ctx.record(0, &about)?;
+        }
+    }
     ctx.rewind(trainer.steps)?;
     let total = lesson.schedule.steps;
     while trainer.steps < total {
