@@ -72,7 +72,8 @@ impl Stage for Load {
         let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         let mut read = 0_usize;
         for source in &self.path.0 {
-            for Placed { place, row } in files::read(&source.0, &ctx.source(source), self.format, self.list.as_deref())? {
+            for Placed { place, row } in files::read(&source.0, &ctx.source(source), self.format, self.list.as_deref())?
+            {
                 read += 1;
                 let shown = |row: &Row| format!("{place}: in {}", excerpt(&Value::Object(row.clone())));
                 let row = self.renamed(row.clone()).with_context(|| shown(&row))?;

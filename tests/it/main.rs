@@ -2,5 +2,10 @@
 
 mod interrupt;
 mod messages;
+mod pipelines;
 mod project;
+mod recipe;
+#[cfg(unix)]
+mod resume;
 mod reuse;
+mod stories;
