@@ -27,7 +27,7 @@ pub const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
-    /// [`FORMAT`].
+    /// The format of facts that this was written in.
     pub engine: u32,
     pub stage: String,
     pub version: u32,
