@@ -66,7 +66,9 @@ fn the_tiny_recipe_runs_in_miniature_and_again_in_a_second() {
     let begun = Instant::now();
     let again = project.mashbill("run p.yaml");
     assert!(begun.elapsed().as_secs_f64() < 1.0, "took {:?}", begun.elapsed());
-    assert_eq!(nodes(&again, "reused"), nodes(&said, "made"));
+    // Models that differ in size alone are the same here, and are not made twice the first time either.
+    let all = nodes(&said, "made").len() + nodes(&said, "reused").len();
+    assert_eq!(nodes(&again, "reused").len(), all);
 }
 
 /// Parameters that make a stage take a moment and let a policy pass that can do nothing.
