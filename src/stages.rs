@@ -1,6 +1,6 @@
 //! `mashbill stages`: what a pipeline can name, and the parameters of each.
 
-use engine::{Arity, ParameterInfo, StageInfo};
+use engine::{Arity, OtherInputs, ParameterInfo, StageInfo};
 
 use crate::{
     outcome::{Code, Trouble},
@@ -39,6 +39,9 @@ fn tell(stage: &StageInfo) {
             vec![format!("  {}", input.name), format!("{many} of {}", input.kinds.join(" or ")), input.about.to_owned()]
         };
         table(&stage.inputs.iter().map(row).collect::<Vec<_>>());
+    }
+    if stage.other_inputs == OtherInputs::Taken {
+        say!("\n{BOLD}inputs{RESET}\n  any names  one or more of any kind");
     }
     for (title, parameters) in [("with", &stage.parameters), ("run", &stage.settings)] {
         if !parameters.is_empty() {

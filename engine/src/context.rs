@@ -10,12 +10,16 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value};
 
 use crate::stage::Source;
+
+/// What a program wrote that a stage ran, among the records.
+pub(crate) const LOG: &str = "log.txt";
 
 /// A request to stop, shared by whoever asks and whoever must heed it.
 #[derive(Debug, Clone, Default)]
@@ -66,8 +70,16 @@ pub struct Context {
     pub(crate) scratch: PathBuf,
     /// Folder for `metrics.jsonl` and `samples.jsonl`, beside the data and not part of its digest.
     pub(crate) records: PathBuf,
+    /// Empty when the work begins, gone when it ends.
+    pub(crate) temporary: PathBuf,
+    /// Keeps others out of these folders; what the stage starts shares it.
+    pub(crate) lock: Option<File>,
     pub(crate) seed: u64,
+    /// Names of the environment variables that the work may see.
+    pub(crate) env: Vec<String>,
     pub(crate) cancel: Cancel,
+    /// When it counts as cancelled, asked or not.
+    pub(crate) deadline: Option<Instant>,
     pub(crate) watch: Box<dyn Fn(Progress) + Send + Sync>,
     pub(crate) files: Mutex<BTreeMap<&'static str, File>>,
 }
@@ -89,8 +101,12 @@ impl Context {
             output: below("output")?,
             scratch: below("scratch")?,
             records: below("records")?,
+            temporary: below("temporary")?,
+            lock: None,
             seed,
+            env: Vec::new(),
             cancel: Cancel::default(),
+            deadline: None,
             watch: Box::new(|_| ()),
             files: Mutex::default(),
         })
@@ -169,10 +185,10 @@ impl Context {
         u64::from_le_bytes(first)
     }
 
-    /// Has the user asked to stop? A long stage then saves into scratch and returns [`Cancelled`].
+    /// Has the user asked to stop, or is the node's time up? A long stage then saves into scratch and returns [`Cancelled`].
     #[must_use]
     pub fn cancelled(&self) -> bool {
-        self.cancel.is_cancelled()
+        self.cancel.is_cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Tells whoever watches how far the stage is.

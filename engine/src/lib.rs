@@ -2,6 +2,7 @@
 //! rest, and says why. Knows nothing of what the stages compute.
 
 pub mod code;
+mod command;
 mod context;
 mod diagnostic;
 mod digest;
@@ -10,6 +11,8 @@ mod facts;
 mod forecast;
 mod manifest;
 mod plan;
+#[cfg(unix)]
+mod process;
 mod reason;
 mod registry;
 mod report;
@@ -20,6 +23,7 @@ mod stage;
 mod store;
 mod suggestion;
 
+pub use command::{Command, Settings as CommandSettings};
 pub use context::{Cancel, Cancelled, Context, InputArtifact, Progress};
 pub use diagnostic::{Colour, Diagnostic, Label, Place, Span, Text};
 pub use digest::Digest;
@@ -33,6 +37,6 @@ pub use report::{Failure, NodeReport, Outcome, Report};
 pub use run::{Event, Options, Watch, run};
 pub use schema::ParameterInfo;
 pub use spec::{Sources, Spec};
-pub use stage::{Arity, Input, NoSettings, Problem, Source, Stage};
+pub use stage::{Arity, Input, NoSettings, OtherInputs, Problem, Source, Stage};
 pub use store::{Artifact, Draft, Found, Last, Lookup, PublishError, Store, StoreError};
 pub use suggestion::hint;

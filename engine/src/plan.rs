@@ -10,6 +10,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -18,7 +19,10 @@ use crate::{
     code,
     diagnostic::{self, Diagnostic, Place},
     registry::{Expand, Registered, Registry, Work},
-    spec::{NodeSpec, Spec, tree::Tree},
+    spec::{
+        NodeSpec, Spec,
+        tree::{Shape, Tree},
+    },
     suggestion,
 };
 
@@ -103,10 +107,13 @@ impl World<'_> {
             name: node.key.name.clone(),
             stage: stage.info.name,
             version: stage.info.version,
-            output: stage.info.output,
+            output: self.output(node)?.to_owned(),
             with: parameters.with,
             settings: parameters.settings,
             seed: node.seed.unwrap_or(self.spec.seed),
+            env: Vec::new(),
+            retries: node.retries,
+            timeout: node.timeout,
             inputs,
             sources: parameters.sources,
             place: node.key.span.place(),
@@ -117,6 +124,16 @@ impl World<'_> {
 
     fn stage(&self, node: &NodeSpec) -> Option<&Registered> {
         node.stage.as_ref().and_then(|(name, _)| self.registry.get(name))
+    }
+
+    /// The kind of artifact that a node makes; none where its stage is a mistake.
+    fn output<'b>(&'b self, node: &'b NodeSpec) -> Option<&'b str> {
+        let info = &self.stage(node)?.info;
+        let named = info.kind_parameter.and_then(|parameter| node.with.get(parameter));
+        match named.map(|kind| &kind.shape) {
+            Some(Shape::Text(kind)) => Some(kind),
+            _ => Some(info.output),
+        }
     }
 }
 
@@ -148,13 +165,20 @@ pub struct Node {
     pub stage: &'static str,
     pub version: u32,
     /// The kind of artifact it makes.
-    pub output: &'static str,
+    pub output: String,
     /// Parameters after defaults and [`crate::Stage::resolve`].
     pub with: Value,
     /// The `run:` block after defaults.
     pub settings: Value,
     pub seed: u64,
-    /// In the order in which the stage declares them; an optional input that is not given is left out.
+    /// Names of the environment variables that its work may see. Their values are written down nowhere.
+    pub env: Vec<String>,
+    /// How often it is tried again after a failure.
+    pub retries: u32,
+    /// How long one try may take.
+    pub timeout: Option<Duration>,
+    /// In the order in which the stage declares them, then those of other names; an optional input that is not
+    /// given is left out.
     pub inputs: Vec<NodeInput>,
     /// Files and folders whose bytes decide the result, by parameter.
     pub sources: Vec<NodeSource>,

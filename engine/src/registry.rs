@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     context::Context,
     schema::{self, ParameterInfo},
-    stage::{Input, Problem, Stage},
+    stage::{Input, OtherInputs, Problem, Stage},
 };
 
 /// What else a source file pulls in: `import`s of a script, say. Their bytes decide the result too.
@@ -79,8 +79,11 @@ pub struct StageInfo {
     pub about: String,
     pub version: u32,
     pub inputs: &'static [Input],
+    pub other_inputs: OtherInputs,
     /// The kind of artifact it makes.
     pub output: &'static str,
+    /// The parameter that names another kind.
+    pub kind_parameter: Option<&'static str>,
     /// The `with:` block.
     pub parameters: Vec<ParameterInfo>,
     /// The `run:` block.
@@ -106,7 +109,9 @@ impl Registered {
             about: schema::about(&parameters),
             version: S::VERSION,
             inputs: S::INPUTS,
+            other_inputs: S::OTHER_INPUTS,
             output: S::OUTPUT,
+            kind_parameter: S::KIND_PARAMETER,
             parameters: schema::describe(&parameters),
             settings: schema::describe(&settings),
         };

@@ -161,7 +161,7 @@ impl Run<'_> {
         (self.options.watch)(&Event::Started { node, reasons: &report.reasons, resumes });
 
         let (started, begun) = (SystemTime::now(), Instant::now());
-        let context = self.context(node, &draft);
+        let context = self.context(node, &draft)?;
         let done = catch_unwind(AssertUnwindSafe(|| node.work.run(&context)))
             .unwrap_or_else(|panic| Err(anyhow!("the stage panicked: {}", message_of(&*panic))));
         drop(context);
@@ -174,14 +174,14 @@ impl Run<'_> {
         match done {
             Ok(()) => {
                 let made = self.provenance(node, now, utc(started), begun.elapsed().as_secs_f64());
-                Ok(Some(draft.publish(node.output, made)?))
+                Ok(Some(draft.publish(&node.output, made)?))
             }
             Err(error) if error.is::<Cancelled>() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn context(&self, node: &Node, draft: &Draft<'_>) -> Context {
+    fn context(&self, node: &Node, draft: &Draft<'_>) -> anyhow::Result<Context> {
         let inputs = node.inputs.iter().map(|input| {
             let artifacts = input.nodes.iter().map(|name| {
                 let (artifact, _) = &self.known[name];
@@ -190,17 +190,21 @@ impl Run<'_> {
             (input.name.clone(), artifacts.collect())
         });
         let (watch, name) = (self.options.watch.clone(), node.name.clone());
-        Context {
+        Ok(Context {
             root: self.plan.root.clone(),
             inputs: inputs.collect(),
             output: draft.output(),
             scratch: draft.scratch(),
             records: draft.records(),
+            temporary: draft.temporary(),
+            lock: Some(draft.lock()?),
             seed: node.seed,
+            env: node.env.clone(),
             cancel: self.options.cancel.clone(),
+            deadline: None,
             watch: Box::new(move |progress| watch(&Event::Progress { node: &name, progress: &progress })),
             files: Mutex::default(),
-        }
+        })
     }
 
     /// The first source that is no longer what the facts say.

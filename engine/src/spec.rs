@@ -1,12 +1,13 @@
 //! What a pipeline's file says, every name with its place.
 //! Knows nothing of stages: whether what it says can be done is the plan's question.
 
+mod duration;
 mod overrides;
 pub(crate) mod tree;
 mod vars;
 mod yaml;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     code,
@@ -16,7 +17,7 @@ use crate::{
 };
 
 const TOP_KEYS: [&str; 4] = ["name", "seed", "vars", "nodes"];
-pub(crate) const NODE_KEYS: [&str; 5] = ["stage", "inputs", "with", "run", "seed"];
+pub(crate) const NODE_KEYS: [&str; 7] = ["stage", "inputs", "with", "run", "seed", "retries", "timeout"];
 
 /// The texts that make a pipeline.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +54,8 @@ pub(crate) struct NodeSpec {
     pub with: Tree,
     pub run: Tree,
     pub seed: Option<u64>,
+    pub retries: u32,
+    pub timeout: Option<Duration>,
     /// Keys that nodes do not have.
     pub unknown: Vec<Key>,
 }
@@ -164,6 +167,8 @@ impl Spec {
             with: Tree::block(&key.span),
             run: Tree::block(&key.span),
             seed: None,
+            retries: 0,
+            timeout: None,
             unknown: Vec::new(),
         };
         if !matches!(tree.shape, Shape::Block(_)) {
@@ -194,6 +199,14 @@ impl Spec {
                     node.run.shape = Shape::Mistaken;
                 }
                 ("seed", _) => node.seed = self.seed(value),
+                ("retries", Shape::Number(number)) if number.as_u64().is_some_and(|count| count <= 100) => {
+                    node.retries = number.as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
+                }
+                ("retries", _) => self.wrong(value, "`retries`", "a whole number from 0 to 100"),
+                ("timeout", _) => match duration::read(&value.shape) {
+                    Some(timeout) => node.timeout = Some(timeout),
+                    None => self.wrong(value, "`timeout`", "a time such as `90s`, `30m` or `1h30m`"),
+                },
                 _ => node.unknown.push(key.clone()),
             }
         }

@@ -20,8 +20,12 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     const VERSION: u32;
     /// What the stage reads.
     const INPUTS: &'static [Input];
+    /// The inputs that a node may give beside those.
+    const OTHER_INPUTS: OtherInputs = OtherInputs::Refused;
     /// The kind of artifact that the stage writes.
     const OUTPUT: &'static str;
+    /// The parameter that names another kind than `OUTPUT`, where the pipeline decides it.
+    const KIND_PARAMETER: Option<&'static str> = None;
     /// The `run:` block: how, never what. Recorded, not fingerprinted.
     type Settings: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sync;
 
@@ -62,6 +66,15 @@ pub enum Arity {
     Many,
     /// As `Many`, and the stage writes the nodes' names into its result: they become facts.
     Named,
+}
+
+/// Inputs that a stage does not declare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherInputs {
+    /// They are mistakes.
+    Refused,
+    /// They are the node's to name, and of any kind: one node or a list each.
+    Taken,
 }
 
 /// A mistake in a parameter that only the stage can see.

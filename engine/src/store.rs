@@ -7,7 +7,7 @@
 //!   data/                           what the stage wrote
 //!   metrics.jsonl, samples.jsonl    what it recorded beside that
 //!   facts.json, manifest.json
-//! drafts/<fingerprint>/             lock, output/, scratch/, records/
+//! drafts/<fingerprint>/             lock, output/, scratch/, records/, temporary/
 //! nodes/<pipeline>/<node>.json      the result that a node had last, and the one before
 //! quarantine/                       results that were no longer what had been published
 //! memo.json                         digests of files whose stat is unchanged
@@ -165,7 +165,7 @@ impl Store {
                 Some(what)
             }
         };
-        let draft = Draft { store: self, folder, facts: facts.clone(), fingerprint, damage, _lock: lock };
+        let draft = Draft { store: self, folder, facts: facts.clone(), fingerprint, damage, lock };
         draft.clear()?;
         Ok(Lookup::Miss(draft))
     }
@@ -298,7 +298,7 @@ pub struct Draft<'a> {
     /// What was wrong with the result that lay here before.
     pub damage: Option<String>,
     /// Held until the draft is dropped; the kernel lets go of it when the process dies.
-    _lock: File,
+    lock: File,
 }
 
 impl Draft<'_> {
@@ -315,6 +315,20 @@ impl Draft<'_> {
     #[must_use]
     pub fn records(&self) -> PathBuf {
         self.folder.join("records")
+    }
+
+    /// Empty when the draft is opened, and of no meaning afterwards.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.folder.join("temporary")
+    }
+
+    /// Keeps others out of the draft as long as any copy of it is open, in whichever process.
+    ///
+    /// # Errors
+    /// When the process has too many files open.
+    pub(crate) fn lock(&self) -> Result<File, StoreError> {
+        self.lock.try_clone().at("share the lock of", &self.folder)
     }
 
     /// Makes what was written final. The manifest comes last, and all of it appears under its fingerprint by one
@@ -377,7 +391,7 @@ impl Draft<'_> {
 
     /// Clears away what a try that was killed left unfinished.
     fn clear(&self) -> Result<(), StoreError> {
-        let mut stale = vec![self.output(), self.done()];
+        let mut stale = vec![self.output(), self.done(), self.temporary()];
         if !self.store.is_begun(self.fingerprint) {
             // Records belong to the scratch folder's state: without it there is nothing that they continue.
             stale.push(self.records());
@@ -388,7 +402,7 @@ impl Draft<'_> {
                 _ => {}
             }
         }
-        for folder in [self.output(), self.scratch(), self.records()] {
+        for folder in [self.output(), self.scratch(), self.records(), self.temporary()] {
             fs::create_dir_all(&folder).at("make", &folder)?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The list of stages that pipelines may name.
 //! Knows nothing of what they do.
 
-use engine::Registry;
+use engine::{Command, Registry};
 
 use crate::{
     distill::Distill, evaluate::Evaluate, export::Export, filter::Filter, generate::Generate, grpo::Grpo,
@@ -9,10 +9,11 @@ use crate::{
     reject::Reject, sample::Sample, script, sft::Sft, split::Split, tokenizer::Tokenizer,
 };
 
-/// Every stage of this crate.
+/// Every stage of this crate, and the engine's own that runs any program.
 #[must_use]
 pub fn registry() -> Registry {
     Registry::new()
+        .with::<Command>()
         .with::<Distill>()
         .with::<Evaluate>()
         .with::<Export>()

@@ -10,7 +10,7 @@ use crate::{
         InputSpec, NODE_KEYS, NodeSpec,
         tree::{Shape, Tree},
     },
-    stage::{Arity, Input},
+    stage::{Arity, Input, OtherInputs},
     suggestion,
 };
 
@@ -24,7 +24,12 @@ pub(super) fn resolve(
     let name = stage.name;
     let inputs = stage.inputs;
     for written in node.inputs() {
-        if !inputs.iter().any(|input| input.name == written.key.name) {
+        if inputs.iter().any(|input| input.name == written.key.name) {
+            continue;
+        }
+        if stage.other_inputs == OtherInputs::Taken {
+            other_name(written, mistakes);
+        } else {
             let message = format!("unknown input `{}` of stage `{name}`", written.key.name);
             let hint =
                 suggestion::hint(&written.key.name, inputs.iter().map(|input| input.name), &format!("`{name}` reads"))
@@ -51,7 +56,28 @@ pub(super) fn resolve(
             }
         }
     }
+    if stage.other_inputs == OtherInputs::Taken {
+        let is_other = |written: &&InputSpec| !inputs.iter().any(|input| input.name == written.key.name);
+        for written in node.inputs().iter().filter(is_other) {
+            let nodes = written.nodes.iter().map(|(name, _)| name.clone()).collect();
+            resolved.push(NodeInput { name: written.key.name.clone(), nodes, named: false });
+        }
+    }
     resolved
+}
+
+/// The name becomes that of an environment variable.
+fn other_name(written: &InputSpec, mistakes: &mut Vec<Diagnostic>) {
+    let name = &written.key.name;
+    if name.is_empty() || !name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
+        let message = format!("`{name}` cannot be the name of an input");
+        let hint = "the work sees it as `$INPUT_NAME`: a-z, A-Z, 0-9 and `_`".to_owned();
+        mistakes.push(written.key.mistake(code::BAD_NAME, message).hint(hint));
+    }
+    if matches!(&written.value.shape, Shape::List(items) if items.is_empty()) {
+        let message = format!("input `{name}` needs at least one node");
+        mistakes.push(written.value.mistake(code::WRONG_ARITY, message));
+    }
 }
 
 /// Keys that nodes do not have, and inputs that name no node: mistakes whatever the stage is.
@@ -104,21 +130,21 @@ fn arity(node: &NodeSpec, input: &Input, written: &InputSpec, mistakes: &mut Vec
 fn kind(world: &World, (node, input): (&NodeSpec, &Input), name: &str, place: &Tree, mistakes: &mut Vec<Diagnostic>) {
     // That a node or its stage does not exist is told elsewhere.
     let Some(other) = world.names.get(name) else { return };
-    let Some(made) = world.stage(other) else { return };
-    if input.kinds.contains(&made.info.output) {
+    let Some(made) = world.output(other) else { return };
+    if input.kinds.contains(&made) {
         return;
     }
     let makes_it = |other: &&NodeSpec| {
-        let made = world.stage(other).is_some_and(|stage| input.kinds.contains(&stage.info.output));
+        let made = world.output(other).is_some_and(|kind| input.kinds.contains(&kind));
         made && other.key.name != node.key.name
     };
     let makers: Vec<&str> = world.spec.nodes.iter().filter(makes_it).map(|other| other.key.name.as_str()).collect();
     let hint = (!makers.is_empty()).then(|| format!("{} is made by {}", kinds(input), suggestion::list(makers)));
-    let message = format!("input `{}` takes {}, but `{name}` makes `{}`", input.name, kinds(input), made.info.output);
+    let message = format!("input `{}` takes {}, but `{name}` makes `{made}`", input.name, kinds(input));
     mistakes.push(
         place
             .mistake(code::WRONG_KIND, message)
-            .also(&other.key.span, format!("`{}` is made by this node", made.info.output))
+            .also(&other.key.span, format!("`{made}` is made by this node"))
             .hint(hint),
     );
 }

@@ -68,9 +68,12 @@ impl Project {
             name: name.into(),
             stage,
             version: 1,
-            output: "text",
+            output: "text".into(),
             settings: json!({"device": "cpu"}),
             seed: 0,
+            env: Vec::new(),
+            retries: 0,
+            timeout: None,
             inputs: match inputs {
                 [] => Vec::new(),
                 some => vec![NodeInput {

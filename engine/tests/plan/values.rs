@@ -56,7 +56,7 @@ fn every_default_is_in_place() {
     assert_eq!(sea.with["water"].to_string(), "0.1", "a single-precision number keeps its digits");
     assert_eq!(sea.with["layers"], 3, "the stage fills in what its style decides");
     assert_eq!(sea.with["brush"], json!({ "width": 2, "hairs": 400 }));
-    assert_eq!((sea.stage, sea.version, sea.output), ("paint", 1, "picture"));
+    assert_eq!((sea.stage, sea.version, sea.output.as_str()), ("paint", 1, "picture"));
     assert_eq!(plan.name, "demo");
 }
 

@@ -1,0 +1,7 @@
+//! What people and machines do to a pipeline engine, and what this one makes of it.
+//! Every test is a pipeline in YAML with programs in it, run as a user runs it.
+
+#![cfg(unix)]
+
+mod command;
+mod project;

@@ -1,0 +1,95 @@
+//! A folder with a pipeline and its files, run with no stage but `command`.
+//! Knows nothing of the inside of the store.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use engine::{Command, Options, Plan, Registry, Report, Sources, Spec, Store};
+
+pub struct Project {
+    folder: tempfile::TempDir,
+}
+
+impl Project {
+    /// The pipeline and other files.
+    pub fn new(pipeline: &str, files: &[(&str, &str)]) -> Self {
+        let project = Self { folder: tempfile::tempdir().unwrap() };
+        project.write("p.yaml", pipeline);
+        for (name, text) in files {
+            project.write(name, text);
+        }
+        project
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Replaces one piece of the pipeline by another.
+    pub fn edit(&self, old: &str, new: &str) {
+        let text = fs::read_to_string(self.path().join("p.yaml")).unwrap();
+        assert_eq!(text.matches(old).count(), 1, "`{old}` is not exactly once in the pipeline");
+        self.write("p.yaml", &text.replace(old, new));
+    }
+
+    /// The plan, or the mistakes as one text.
+    pub fn plan(&self) -> Result<Plan, String> {
+        let text = fs::read_to_string(self.path().join("p.yaml")).unwrap();
+        let sources = Sources { root: self.path().into(), file: "p.yaml".into(), text, ..Sources::default() };
+        let told = |mistakes: Vec<engine::Diagnostic>| {
+            mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join(
+                "
+",
+            )
+        };
+        let spec = Spec::parse(sources).map_err(told)?;
+        Plan::resolve(&spec, &Registry::new().with::<Command>()).map_err(told)
+    }
+
+    pub fn store(&self) -> Store {
+        Store::at(self.path().join(".store")).unwrap()
+    }
+
+    pub fn run(&self) -> Report {
+        self.run_with(&Options::default())
+    }
+
+    pub fn run_with(&self, options: &Options) -> Report {
+        engine::run(&self.plan().unwrap(), &self.store(), options)
+    }
+
+    /// One word a node, such as `made made reused`; the whole error where one failed.
+    pub fn outcomes(&self) -> String {
+        let report = self.run();
+        if let Some((node, failure)) = report.failure() {
+            return format!("{} failed: {:#}", node.node, failure.error);
+        }
+        words(&report)
+    }
+
+    /// A file of a node's result after a run.
+    pub fn output(&self, node: &str, name: &str) -> String {
+        fs::read_to_string(self.data(node).join(name)).unwrap()
+    }
+
+    /// The data folder of the result that a node had last.
+    pub fn data(&self, node: &str) -> PathBuf {
+        let last = self.store().last("p", node).expect("the node has a result");
+        match self.store().find(last.fingerprint).unwrap() {
+            engine::Found::Whole(artifact) => artifact.data(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn words(report: &Report) -> String {
+    report.nodes.iter().map(|node| node.outcome.to_string()).collect::<Vec<_>>().join(" ")
+}
