@@ -49,3 +49,5 @@ pub const BAD_EXPRESSION: &str = "E0121";
 pub const BAD_OVERRIDE: &str = "E0122";
 /// A key that must be there is missing.
 pub const MISSING_KEY: &str = "E0123";
+/// A variable that nothing asks for.
+pub const UNUSED_VARIABLE: &str = "E0124";

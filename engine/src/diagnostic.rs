@@ -22,7 +22,11 @@ pub struct Diagnostic {
 impl Diagnostic {
     pub(crate) fn new(code: &'static str, message: impl Into<String>, span: &Span) -> Self {
         let primary = Label { span: span.clone(), text: String::new() };
-        Self { code, message: message.into(), primary, secondary: Vec::new(), hint: None }
+        // A file that others include is told with the places that do.
+        let from = |text: &Text| text.included.as_ref().map(|(span, _)| span.clone());
+        let inclusions = std::iter::successors(from(&span.text), |span| from(&span.text));
+        let secondary = inclusions.map(|span| Label { span, text: "included from here".into() }).collect();
+        Self { code, message: message.into(), primary, secondary, hint: None }
     }
 
     /// Says under the caret what is wrong there.
@@ -110,20 +114,36 @@ pub struct Text {
     body: String,
     /// Where each line begins, in bytes: places are asked for by the thousand.
     lines: Vec<usize>,
+    /// Where another file includes this one, and the name that all names of this one live under, if any.
+    included: Option<(Span, Vec<String>)>,
 }
 
 impl Text {
     pub(crate) fn file(path: String, body: String) -> Self {
         let lines = std::iter::once(0).chain(body.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { path: Some(path), body, lines }
+        Self { path: Some(path), body, lines, included: None }
+    }
+
+    /// A file that is included at `from`; its own names lie under `scope`.
+    pub(crate) fn included(path: String, body: String, from: Span, scope: Vec<String>) -> Self {
+        Self { included: Some((from, scope)), ..Self::file(path, body) }
     }
 
     pub(crate) fn command_line(words: String) -> Self {
-        Self { path: None, body: words, lines: vec![0] }
+        Self { path: None, body: words, lines: vec![0], included: None }
     }
 
     pub(crate) fn body(&self) -> &str {
         &self.body
+    }
+
+    pub(crate) fn is_included(&self) -> bool {
+        self.included.is_some()
+    }
+
+    /// The names under which all names of this text live, the outermost first.
+    pub(crate) fn scope(&self) -> impl Iterator<Item = &str> {
+        self.included.iter().flat_map(|(_, scope)| scope).map(String::as_str)
     }
 
     fn title(&self) -> &str {

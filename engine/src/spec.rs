@@ -2,17 +2,26 @@
 //! Knows nothing of stages: whether what it says can be done is the plan's question.
 
 mod duration;
+mod expression;
 mod overrides;
 pub(crate) mod tree;
 mod vars;
 mod yaml;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     code,
     diagnostic::{Diagnostic, Span, Text},
-    spec::tree::{Key, Shape, Tree},
+    spec::{
+        tree::{Key, Shape, Tree},
+        vars::Substitution,
+    },
     suggestion,
 };
 
@@ -89,16 +98,13 @@ impl Spec {
         if matches!(tree.shape, Shape::Null) {
             tree.shape = Shape::Block(Vec::new());
         }
+        // Also what `--set` takes away was asked for.
+        let mut used = BTreeSet::new();
+        vars::used(&tree, &mut used);
         let added = overrides::apply(&mut tree, &overrides, &mut mistakes);
-        let used = substitute(&mut tree, &mut mistakes);
-        // A variable that nobody asks for is no mistake in a file, but in `--set` it is a slip.
-        for (name, span) in added.iter().filter(|(name, _)| !used.contains(*name)) {
-            let known = tree.get("vars").map(Tree::entries).unwrap_or_default();
-            let known = known.iter().map(|(key, _)| key.name.as_str()).filter(|known| !added.contains_key(*known));
-            let hint = suggestion::nearest(name, known).map(|name| format!("did you mean `vars.{name}`?"));
-            let message = format!("no variable `vars.{name}` to set");
-            mistakes.push(Diagnostic::new(code::BAD_OVERRIDE, message, span).hint(hint));
-        }
+        vars::used(&tree, &mut used);
+        unused(&tree, &used, &added, &mut mistakes);
+        substitute(&mut tree, text.body().len(), &mut mistakes);
         let mut spec = Self { root, file, name: String::new(), seed: 0, nodes: Vec::new(), mistakes };
         spec.read(&tree);
         Ok(spec)
@@ -259,10 +265,31 @@ fn is_missing(tree: &Tree, key: &str, keys: &[&str]) -> bool {
         })
 }
 
-/// Replaces the expressions of everything but the free keys. Returns the variables in use.
-fn substitute(tree: &mut Tree, mistakes: &mut Vec<Diagnostic>) -> BTreeSet<String> {
+/// Replaces the expressions of everything but the free keys.
+fn substitute(tree: &mut Tree, bytes: usize, mistakes: &mut Vec<Diagnostic>) {
     let vars = tree.get("vars").cloned().unwrap_or_else(|| Tree::block(&tree.span));
-    let Shape::Block(entries) = &mut tree.shape else { return BTreeSet::new() };
-    let values = entries.iter_mut().filter(|(key, _)| !key.name.starts_with("x-")).map(|(_, value)| value);
-    vars::substitute(values, &vars, mistakes)
+    let Shape::Block(entries) = &mut tree.shape else { return };
+    let mut substitution = Substitution::new(&vars, bytes, mistakes);
+    for (_, value) in entries.iter_mut().filter(|(key, _)| !key.name.starts_with("x-")) {
+        substitution.walk(value, None);
+    }
+}
+
+/// Variables that nobody asks for: as often as not a slip of the pen. Those of included files serve whoever wants them.
+fn unused(tree: &Tree, used: &BTreeSet<Vec<String>>, added: &BTreeMap<String, Span>, mistakes: &mut Vec<Diagnostic>) {
+    let is_used = |path: &[&str]| used.iter().any(|asked| asked.len() >= path.len() && asked[..path.len()] == *path);
+    let vars = tree.get("vars").map(Tree::entries).unwrap_or_default();
+    for (key, _) in vars.iter().filter(|(key, _)| !key.span.text.is_included() && !is_used(&[key.name.as_str()])) {
+        let name = &key.name;
+        if let Some(span) = added.get(name) {
+            let known = vars.iter().map(|(key, _)| key.name.as_str()).filter(|known| !added.contains_key(*known));
+            let hint = suggestion::nearest(name, known).map(|name| format!("did you mean `vars.{name}`?"));
+            let message = format!("no variable `vars.{name}` to set");
+            mistakes.push(Diagnostic::new(code::BAD_OVERRIDE, message, span).hint(hint));
+        } else {
+            let hint = format!("ask for it with `${{{{ vars.{name} }}}}`, or remove it");
+            let message = format!("nothing asks for the variable `vars.{name}`");
+            mistakes.push(key.mistake(code::UNUSED_VARIABLE, message).hint(hint));
+        }
+    }
 }

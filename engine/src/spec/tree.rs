@@ -9,6 +9,8 @@ use crate::diagnostic::{Diagnostic, Label, Place, Span};
 pub(crate) const SET_HERE: &str = "set here";
 /// The note at the place that asked for a value written elsewhere.
 pub(crate) const USED_HERE: &str = "used here";
+/// The note at a value that went into a computed one.
+pub(crate) const TAKEN_FROM: &str = "taken from here";
 
 /// A value and where it is written.
 #[derive(Debug, Clone)]
@@ -43,7 +45,7 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn mistake(&self, code: &'static str, message: impl Into<String>) -> Diagnostic {
         let mut diagnostic = Diagnostic::new(code, message, &self.span);
-        diagnostic.secondary.clone_from(&self.notes);
+        diagnostic.secondary.extend(self.notes.iter().cloned());
         diagnostic
     }
 }
@@ -51,7 +53,7 @@ impl Key {
 impl Tree {
     pub(crate) fn mistake(&self, code: &'static str, message: impl Into<String>) -> Diagnostic {
         let mut diagnostic = Diagnostic::new(code, message, &self.span);
-        diagnostic.secondary.clone_from(&self.notes);
+        diagnostic.secondary.extend(self.notes.iter().cloned());
         diagnostic
     }
 
@@ -90,6 +92,16 @@ impl Tree {
             Shape::List(items) => items.iter().any(Tree::is_mistaken),
             Shape::Block(entries) => entries.iter().any(|(_, value)| value.is_mistaken()),
             Shape::Null | Shape::Bool(_) | Shape::Number(_) | Shape::Text(_) => false,
+        }
+    }
+
+    /// As a part of a text; none for what is not a single word, number or truth.
+    pub(crate) fn as_words(&self) -> Option<String> {
+        match &self.shape {
+            Shape::Text(text) => Some(text.clone()),
+            Shape::Number(number) => Some(number.to_string()),
+            Shape::Bool(value) => Some(value.to_string()),
+            Shape::Null | Shape::List(_) | Shape::Block(_) | Shape::Mistaken => None,
         }
     }
 

@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::Number;
 use serde_saphyr::{
-    Error, Location, MessageFormatter, Options, Spanned, UserMessageFormatter, budget, options,
+    Error, Location, MessageFormatter, Options, Spanned, UserMessageFormatter, alias_limits, budget, options,
     options::DuplicateKeyPolicy,
 };
 
@@ -23,16 +23,33 @@ use crate::{
 pub(crate) fn read(text: &Arc<Text>, start: usize, mistakes: &mut Vec<Diagnostic>) -> Result<Tree, Box<Diagnostic>> {
     let body = &text.body()[start..];
     let reader = Reader { text, start };
-    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(body, options()) {
+    let parsed = on_a_deep_stack(|| serde_saphyr::from_str_with_options::<Spanned<Raw>>(body, options(body.len())));
+    match parsed {
         Ok(raw) => Ok(reader.tree(raw, mistakes)),
         Err(error) => Err(Box::new(reader.syntax(&error))),
     }
 }
 
+/// The parser falls by some kilobytes a level, and whoever reads a file may be a thread with a small stack.
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        thread.expect("a thread can be started").join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+const MAX_DEPTH: usize = 64;
+const STACK: usize = MAX_DEPTH * 512 * 1024;
+
 /// `no`, `0777` and `1_000` are what people mean: text.
-fn options() -> Options {
+fn options(bytes: usize) -> Options {
     options! {
-        budget: budget! { max_nodes: 20_000, max_depth: 64 },
+        // A file of ten thousand nodes is a file; what aliases make of a small one is bounded by the events that
+        // they replay.
+        budget: budget! {
+            max_nodes: 1_000_000, max_events: 3_000_000, max_depth: MAX_DEPTH, max_documents: 1, max_aliases: 100_000
+        },
+        alias_limits: alias_limits! { max_total_replayed_events: 20_000 + 2 * bytes },
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,

@@ -1,5 +1,6 @@
 //! What a user sees of spec and plan: a text in, a plan or all its mistakes out.
 
+mod expressions;
 mod mistakes_in_nodes;
 mod mistakes_in_parameters;
 mod mistakes_in_text;

@@ -80,10 +80,10 @@ nodes:
 ",
         "
 error[E0121]: variable `vars.loop` refers to itself
- --> p.yaml:2:29
+ --> p.yaml:2:34
   |
 2 | vars: { sheets: many, loop: \"${{ vars.loop }}\", list: [1] }
-  |                             ^^^^^^^^^^^^^^^^^^
+  |                                  ^^^^^^^^^
 
 error[E0106]: parameter `sheets` must be an integer, found the text \"many\"
  --> p.yaml:4:53
@@ -95,43 +95,43 @@ error[E0106]: parameter `sheets` must be an integer, found the text \"many\"
   |                                                     ^^^^^^^^^^^^^^^^^^^^
 
 error[E0120]: no variable `vars.txt`
- --> p.yaml:5:36
+ --> p.yaml:5:46
   |
 5 |   q: { stage: press, with: { text: \"${{ vars.txt }}\", sheets: \"${{ vars.shets }}\" } }
-  |                                    ^^^^^^^^^^^^^^^^^
+  |                                              ^^^
   |
-  = help: the variables are `sheets`, `loop` and `list`
+  = help: there are `sheets`, `loop` and `list`
 
 error[E0120]: no variable `vars.shets`
- --> p.yaml:5:63
+ --> p.yaml:5:73
   |
 5 |   q: { stage: press, with: { text: \"${{ vars.txt }}\", sheets: \"${{ vars.shets }}\" } }
-  |                                                               ^^^^^^^^^^^^^^^^^^^
+  |                                                                         ^^^^^
   |
   = help: did you mean `vars.sheets`?
 
 error[E0121]: `sheets` is not a variable
- --> p.yaml:6:36
+ --> p.yaml:6:42
   |
 6 |   r: { stage: press, with: { text: \"x${{ sheets }}\", sheets: \"${{ vars.loop }}\" } }
-  |                                    ^^^^^^^^^^^^^^^^
+  |                                          ^^^^^^
   |
   = help: did you mean `vars.sheets`?
 
 error[E0121]: `vars.list` is a list and cannot be part of a text
- --> p.yaml:7:36
+ --> p.yaml:7:43
   |
 2 | vars: { sheets: many, loop: \"${{ vars.loop }}\", list: [1] }
   |                                                       --- set here
 ...
 7 |   s: { stage: press, with: { text: \"a ${{ vars.list }}\" } }
-  |                                    ^^^^^^^^^^^^^^^^^^^^
+  |                                           ^^^^^^^^^
 
 error[E0121]: an expression is not closed
- --> p.yaml:8:36
+ --> p.yaml:8:50
   |
 8 |   t: { stage: press, with: { text: \"${{ vars.list\" } }
-  |                                    ^^^^^^^^^^^^^^^
+  |                                                  ^
   |
   = help: write `${{ vars.NAME }}`
 ",
