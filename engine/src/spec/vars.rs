@@ -281,10 +281,8 @@ impl Scope for Lookup<'_, '_, '_> {
 
 fn unknown(owner: &str, step: &Step, value: &Tree) -> Fault {
     let known = value.entries().iter().map(|(key, _)| key.name.as_str());
-    let written = |name: &str| match name.contains('-') {
-        true => format!("{owner}[\"{name}\"]"),
-        false => format!("{owner}.{name}"),
-    };
+    let written =
+        |name: &str| if name.contains('-') { format!("{owner}[\"{name}\"]") } else { format!("{owner}.{name}") };
     // A minus ends a name: `vars.max-tokens` is a difference.
     let cut = known.clone().find(|name| name.strip_prefix(&step.name).is_some_and(|rest| rest.starts_with('-')));
     let hint = match (cut.or_else(|| suggestion::nearest(&step.name, known.clone())), &value.shape) {

@@ -70,12 +70,12 @@ impl Evaluation<'_> {
             Kind::Call(name, arguments) => self.call(name, arguments, at),
             Kind::Not(inner) => {
                 let value = self.value(inner)?;
-                let truth = self.truth(&value, inner, "`!`")?;
+                let truth = truth(&value, inner, "`!`")?;
                 Ok(self.computed(Shape::Bool(!truth), &[&value]))
             }
             Kind::Negate(inner) => {
                 let value = self.value(inner)?;
-                let negated = match self.number(&value, inner, "`-`")? {
+                let negated = match number(&value, inner, "`-`")? {
                     Numeric::Whole(number) => Numeric::Whole(-number),
                     Numeric::Fraction(number) => Numeric::Fraction(-number),
                 };
@@ -84,27 +84,27 @@ impl Evaluation<'_> {
             }
             Kind::Choice(condition, then, otherwise) => {
                 let value = self.value(condition)?;
-                let chosen = if self.truth(&value, condition, "`?`")? { then } else { otherwise };
+                let chosen = if truth(&value, condition, "`?`")? { then } else { otherwise };
                 self.value(chosen)
             }
             Kind::Binary(operator @ (Operator::Or | Operator::And), left, right) => {
                 let value = self.value(left)?;
                 let sign = format!("`{}`", operator.sign());
                 // As everywhere: the right side is not asked where the left decides.
-                if self.truth(&value, left, &sign)? == (*operator == Operator::Or) {
+                if truth(&value, left, &sign)? == (*operator == Operator::Or) {
                     return Ok(value);
                 }
                 let value = self.value(right)?;
-                let truth = self.truth(&value, right, &sign)?;
+                let truth = truth(&value, right, &sign)?;
                 Ok(self.computed(Shape::Bool(truth), &[&value]))
             }
             Kind::Binary(operator, left, right) => {
                 let (a, b) = (self.value(left)?, self.value(right)?);
                 let shape = match operator {
-                    Operator::Equal => Shape::Bool(self.equal(&a, &b, at)?),
-                    Operator::Unequal => Shape::Bool(!self.equal(&a, &b, at)?),
+                    Operator::Equal => Shape::Bool(equal(&a, &b, at)?),
+                    Operator::Unequal => Shape::Bool(!equal(&a, &b, at)?),
                     Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
-                        let order = self.order(*operator, (&a, left), (&b, right))?;
+                        let order = order(*operator, (&a, left), (&b, right))?;
                         Shape::Bool(match operator {
                             Operator::Less => order.is_lt(),
                             Operator::LessOrEqual => order.is_le(),
@@ -218,46 +218,6 @@ impl Evaluation<'_> {
         }
     }
 
-    fn truth(&self, value: &Tree, written: &Expression, wanted: &str) -> Result<bool, Stop> {
-        match value.shape {
-            Shape::Bool(truth) => Ok(truth),
-            _ => Err(wrong(&format!("{wanted} takes `true` or `false`"), value, written)),
-        }
-    }
-
-    fn number(&self, value: &Tree, written: &Expression, wanted: &str) -> Result<Numeric, Stop> {
-        match &value.shape {
-            Shape::Number(number) => Ok(Numeric::of(number)),
-            _ => Err(wrong(&format!("{wanted} takes numbers"), value, written)),
-        }
-    }
-
-    /// Values of two kinds are never equal, and asking is a slip: `"1" == 1`. Anything can be compared with null.
-    fn equal(&self, a: &Tree, b: &Tree, at: &Range<usize>) -> Result<bool, Stop> {
-        if matches!((&a.shape, &b.shape), (Shape::Null, _) | (_, Shape::Null)) {
-            return Ok(matches!((&a.shape, &b.shape), (Shape::Null, Shape::Null)));
-        }
-        if std::mem::discriminant(&a.shape) != std::mem::discriminant(&b.shape) {
-            let message = format!("{} and {} are never equal", a.described(), b.described());
-            return Err(Fault::new(at, message).into());
-        }
-        Ok(same(a, b))
-    }
-
-    fn order(
-        &self,
-        operator: Operator,
-        (a, left): (&Tree, &Expression),
-        (b, right): (&Tree, &Expression),
-    ) -> Result<Ordering, Stop> {
-        if let (Shape::Text(a), Shape::Text(b)) = (&a.shape, &b.shape) {
-            return Ok(a.cmp(b));
-        }
-        let sign = format!("`{}`", operator.sign());
-        let order = self.number(a, left, &sign)?.order(self.number(b, right, &sign)?);
-        Ok(order.expect("numbers of a file are finite"))
-    }
-
     fn arithmetic(
         &self,
         operator: Operator,
@@ -278,12 +238,12 @@ impl Evaluation<'_> {
                 _ => (),
             }
         }
-        let (a, b) = (self.number(a, left, &sign)?, self.number(b, right, &sign)?);
+        let (a, b) = (number(a, left, &sign)?, number(b, right, &sign)?);
         if b.is_zero() && matches!(operator, Operator::Divide | Operator::Remainder) {
             return Err(Fault::new(at, "division by zero").into());
         }
-        let number = match (a, b) {
-            (Numeric::Whole(a), Numeric::Whole(b)) => match operator {
+        let number = if let (Numeric::Whole(a), Numeric::Whole(b)) = (a, b) {
+            match operator {
                 Operator::Add => a.checked_add(b).map(Numeric::Whole),
                 Operator::Subtract => a.checked_sub(b).map(Numeric::Whole),
                 Operator::Multiply => a.checked_mul(b).map(Numeric::Whole),
@@ -291,17 +251,16 @@ impl Evaluation<'_> {
                 Operator::Divide if a % b == 0 => Some(Numeric::Whole(a / b)),
                 Operator::Divide => Some(Numeric::Fraction(a as f64 / b as f64)),
                 _ => Some(Numeric::Whole(a.rem_euclid(b))),
-            },
-            _ => {
-                let (a, b) = (a.fraction(), b.fraction());
-                Some(Numeric::Fraction(match operator {
-                    Operator::Add => a + b,
-                    Operator::Subtract => a - b,
-                    Operator::Multiply => a * b,
-                    Operator::Divide => a / b,
-                    _ => a.rem_euclid(b),
-                }))
             }
+        } else {
+            let (a, b) = (a.fraction(), b.fraction());
+            Some(Numeric::Fraction(match operator {
+                Operator::Add => a + b,
+                Operator::Subtract => a - b,
+                Operator::Multiply => a * b,
+                Operator::Divide => a / b,
+                _ => a.rem_euclid(b),
+            }))
         };
         let number = number.ok_or_else(|| self.too_large(at))?;
         Ok(Shape::Number(self.written(number, at)?))
@@ -320,6 +279,45 @@ impl Evaluation<'_> {
     fn too_large(&self, at: &Range<usize>) -> Stop {
         Fault::new(at, format!("`{}` is a number too large", &self.text[at.clone()])).into()
     }
+}
+
+fn truth(value: &Tree, written: &Expression, wanted: &str) -> Result<bool, Stop> {
+    match value.shape {
+        Shape::Bool(truth) => Ok(truth),
+        _ => Err(wrong(&format!("{wanted} takes `true` or `false`"), value, written)),
+    }
+}
+
+fn number(value: &Tree, written: &Expression, wanted: &str) -> Result<Numeric, Stop> {
+    match &value.shape {
+        Shape::Number(number) => Ok(Numeric::of(number)),
+        _ => Err(wrong(&format!("{wanted} takes numbers"), value, written)),
+    }
+}
+
+/// Values of two kinds are never equal, and asking is a slip: `"1" == 1`. Anything can be compared with null.
+fn equal(a: &Tree, b: &Tree, at: &Range<usize>) -> Result<bool, Stop> {
+    if matches!((&a.shape, &b.shape), (Shape::Null, _) | (_, Shape::Null)) {
+        return Ok(matches!((&a.shape, &b.shape), (Shape::Null, Shape::Null)));
+    }
+    if std::mem::discriminant(&a.shape) != std::mem::discriminant(&b.shape) {
+        let message = format!("{} and {} are never equal", a.described(), b.described());
+        return Err(Fault::new(at, message).into());
+    }
+    Ok(same(a, b))
+}
+
+fn order(
+    operator: Operator,
+    (a, left): (&Tree, &Expression),
+    (b, right): (&Tree, &Expression),
+) -> Result<Ordering, Stop> {
+    if let (Shape::Text(a), Shape::Text(b)) = (&a.shape, &b.shape) {
+        return Ok(a.cmp(b));
+    }
+    let sign = format!("`{}`", operator.sign());
+    let order = number(a, left, &sign)?.order(number(b, right, &sign)?);
+    Ok(order.expect("numbers of a file are finite"))
 }
 
 fn wrong(wanted: &str, value: &Tree, written: &Expression) -> Stop {
