@@ -28,7 +28,8 @@ Examples:
 
 Exit codes:
   0 done   1 a node or a test failed   2 a mistake in the command line or the pipeline
-  3 the disk or the store failed   130 stopped by Ctrl-C   143 stopped by SIGTERM";
+  3 the disk or the store failed   10 `plan --exit-code`: something would run
+  130 stopped by Ctrl-C   143 stopped by SIGTERM";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
@@ -63,6 +64,43 @@ pub enum Color {
     Never,
 }
 
+/// Which nodes a verb is about.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Which nodes")]
+pub struct Pick {
+    /// These nodes; what they need besides must be there already
+    #[arg(long, short, value_name = "SELECTOR")]
+    pub select: Vec<String>,
+
+    /// Not these nodes
+    #[arg(long, value_name = "SELECTOR")]
+    pub exclude: Vec<String>,
+
+    /// These nodes and all that needs them; as `--select NODE+`
+    #[arg(long, value_name = "SELECTOR")]
+    pub from: Vec<String>,
+
+    /// These nodes and all that they need; as `--select +NODE`
+    #[arg(long, value_name = "SELECTOR")]
+    pub until: Vec<String>,
+
+    /// Exactly these nodes, on the last results of what they need, out of date or not
+    #[arg(long, value_name = "SELECTOR", conflicts_with_all = ["select", "from", "until"])]
+    pub only: Vec<String>,
+
+    /// Make these nodes anew although their results are there
+    #[arg(long, value_name = "SELECTOR")]
+    pub force: Vec<String>,
+}
+
+const SELECTORS: &str = "\
+Selectors, as dbt's:
+  grpo            the node; of a matrix, every instance      grpo[seed=1]    one instance
+  +grpo  grpo+    with all it needs; with all that needs it  2+grpo+1        so many steps up and down
+  eval_*          every name that fits                       kind:sft        every node of a stage
+  state:changed   what runs for a reason of its own          state:run       also state:waits, state:reuse
+  \"a b\"           what either picks                          a+,kind:sft     what both pick";
+
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Read a pipeline and tell every mistake in it at once
@@ -71,20 +109,38 @@ pub enum Verb {
         file: PathBuf,
     },
     /// Say what a run would do with each node, and why, without doing it
+    ///
+    /// Three words: `reuse`, the result is there; `run`, with every fact that changed, old and new; `waits`, a node
+    /// upstream runs first, and if it gives the same content again this one is reused after all.
+    #[command(after_help = SELECTORS)]
     Plan {
         /// The pipeline's YAML file
         file: PathBuf,
+        #[command(flatten)]
+        pick: Pick,
+        /// Print one JSON document instead
+        #[arg(long)]
+        json: bool,
+        /// End with 10 when something would run
+        #[arg(long)]
+        exit_code: bool,
     },
     /// Make what is not there yet
     ///
     /// Stop it at any time: Ctrl-C once saves what a stage has and ends, twice ends at once. The same command
     /// continues where it was.
+    #[command(after_help = SELECTORS)]
     Run {
         /// The pipeline's YAML file
         file: PathBuf,
-        /// Only this node and what it needs
-        #[arg(long, value_name = "NODE")]
-        until: Option<String>,
+        #[command(flatten)]
+        pick: Pick,
+        /// Only say what would be done: as `mashbill plan`
+        #[arg(long, short = 'n')]
+        dry_run: bool,
+        /// Only errors, and no table at the end
+        #[arg(long, short)]
+        quiet: bool,
     },
     /// Say why a node runs or is reused: which fact changed, old and new, down to the cause
     Explain {

@@ -42,7 +42,7 @@ fn tell(node: &str, forecasts: &[Forecast], depth: usize) {
             say!("{indent}{node} runs{how}:");
             tell_reasons(reasons, depth + 1);
         }
-        Verdict::Waits { on, reasons } => {
+        Verdict::Waits { on, reasons, .. } => {
             if !reasons.is_empty() {
                 say!("{indent}{node} itself changed:");
                 tell_reasons(reasons, depth + 1);
@@ -52,6 +52,7 @@ fn tell(node: &str, forecasts: &[Forecast], depth: usize) {
                 tell(node, forecasts, depth + 1);
             }
         }
+        Verdict::Left { why } => say!("{indent}{node} is left as it is: {why}"),
         Verdict::Fails(error) => say!("{indent}{node} fails: {error:#}"),
     }
 }

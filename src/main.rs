@@ -1,9 +1,11 @@
 //! The command line: the only place that prints and exits.
 
+mod age;
 mod args;
 mod check;
 mod explain;
 mod outcome;
+mod pick;
 mod pipeline;
 mod plan;
 mod progress;
@@ -29,8 +31,9 @@ fn main() -> ExitCode {
     screen::set_up(global.color);
     let outcome = match verb {
         Verb::Check { file } => check::check(&file, &global),
-        Verb::Plan { file } => plan::plan(&file, &global),
-        Verb::Run { file, until } => run::run(&file, until.as_deref(), &global),
+        Verb::Plan { file, pick, json, exit_code } => plan::plan(&file, &pick, plan::Form { json, exit_code }, &global),
+        Verb::Run { file, pick, dry_run: true, .. } => plan::plan(&file, &pick, plan::Form::default(), &global),
+        Verb::Run { file, pick, quiet, .. } => run::run(&file, &pick, quiet, &global),
         Verb::Explain { file, node } => explain::explain(&file, &node, &global),
         Verb::Show { file, node } => show::show(&file, &node, &global),
         Verb::Stages { name } => stages::stages(name.as_deref()),

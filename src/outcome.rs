@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use engine::{Colour, Diagnostic, StoreError};
+use engine::{Colour, Diagnostic, SelectError, StoreError};
 
 use crate::screen;
 
@@ -17,6 +17,8 @@ pub enum Code {
     Mistake = 2,
     /// The disk or the store failed.
     Infrastructure = 3,
+    /// `plan --exit-code`: a run would have work.
+    WouldRun = 10,
     /// Stopped by Ctrl-C, as shells count signals.
     Interrupted = 130,
     /// Stopped by SIGTERM.
@@ -40,6 +42,15 @@ pub enum Trouble {
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<SelectError> for Trouble {
+    fn from(error: SelectError) -> Self {
+        match error {
+            SelectError::Unknown { message, hint } => Self::Usage { message, hint },
+            SelectError::Store(error) => Self::Store(error),
+        }
     }
 }
 

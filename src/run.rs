@@ -6,9 +6,9 @@ use engine::{NodeReport, Options, Outcome, Report};
 use serde_json::{Map, Value};
 
 use crate::{
-    args::Global,
+    args::{Global, Pick},
     outcome::{Code, Trouble},
-    pipeline,
+    pick, pipeline,
     progress::{self, duration},
     screen::{self, BOLD, DIM, GREEN, RED, RESET, YELLOW, brief, say, table},
     signals,
@@ -17,19 +17,20 @@ use crate::{
 /// Widest remark in the table.
 const REMARK: usize = 90;
 
-pub fn run(file: &Path, until: Option<&str>, global: &Global) -> Result<Code, Trouble> {
-    let mut plan = pipeline::plan(file, global)?;
-    if let Some(until) = until {
-        let name = pipeline::node(&plan, until)?.name.clone();
-        plan = plan.until(&name);
-    }
+pub fn run(file: &Path, pick: &Pick, quiet: bool, global: &Global) -> Result<Code, Trouble> {
+    let plan = pipeline::plan(file, global)?;
     let store = pipeline::store(&plan.root, global)?;
-    let options = Options { watch: progress::watch(), ..Options::default() };
+    let watch = if quiet { Options::default().watch } else { progress::watch() };
+    let (plan, options) = pick::picked(plan, pick, &store)?;
+    let options = Options { watch, ..options };
+    pick::check(&plan, &options, &store)?;
     let stop = signals::listen(options.cancel.clone())
         .map_err(|error| Trouble::usage(format!("cannot listen for signals: {error}")))?;
     let report = engine::run(&plan, &store, &options);
 
-    tell(&report);
+    if !quiet {
+        tell(&report);
+    }
     if let Some((node, failure)) = report.failure() {
         let place = plan.node(&node.node).map_or(String::new(), |node| format!(" ({})", node.place));
         screen::error(&format!("node `{}` failed{place}", node.node));
@@ -39,9 +40,16 @@ pub fn run(file: &Path, until: Option<&str>, global: &Global) -> Result<Code, Tr
         }
         return Ok(if failure.is_infrastructure { Code::Infrastructure } else { Code::Failed });
     }
-    if report.count(|outcome| matches!(outcome, Outcome::Skipped(_))) > 0 {
+    if let Some(code) = stop.code() {
         screen::note("stopped; the same command continues where it was");
-        return Ok(stop.code().unwrap_or(Code::Failed));
+        return Ok(code);
+    }
+    let is_left =
+        |node: &&NodeReport| matches!(node.outcome, Outcome::Skipped(_)) && pick::is_asked(&options, &node.node);
+    if let Some(node) = report.nodes.iter().find(is_left) {
+        let Outcome::Skipped(why) = &node.outcome else { unreachable!("filtered above") };
+        screen::error(&format!("`{}` was skipped: {why}", node.node));
+        return Ok(Code::Failed);
     }
     Ok(Code::Done)
 }

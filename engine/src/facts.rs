@@ -95,7 +95,7 @@ impl<'de> Deserialize<'de> for Fingerprint {
 }
 
 /// One difference between two facts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Engine {
         old: u32,
@@ -234,6 +234,55 @@ fn compare_inputs(name: &str, old: &[InputFacts], new: &[InputFacts], changes: &
 }
 
 impl Change {
+    /// Which fact it is: `with.lr`, `seed`, `inputs.rows.0`.
+    #[must_use]
+    pub fn fact(&self) -> String {
+        match self {
+            Change::Engine { .. } => "engine".into(),
+            Change::Stage { .. } => "stage".into(),
+            Change::Version { .. } => "version".into(),
+            Change::Seed { .. } => "seed".into(),
+            Change::Parameter { path, .. } => format!("with.{path}"),
+            Change::Source { parameter, file, .. } => format!("sources.{parameter}.{file}"),
+            Change::SourceFiles { parameter, .. } => format!("sources.{parameter}"),
+            Change::Input { name, position, .. } => format!("inputs.{name}.{position}"),
+            Change::InputCount { name, .. } => format!("inputs.{name}"),
+        }
+    }
+
+    /// Old and new, as the facts hold them; of a list that grew or shrank, its lengths.
+    #[must_use]
+    pub fn values(&self) -> (Value, Value) {
+        let or_null = |value: &Option<Value>| value.clone().unwrap_or_default();
+        let text = |digest: &Digest| Value::from(digest.to_string());
+        let input = |facts: &InputFacts| serde_json::to_value(facts).expect("facts are plain data with text for keys");
+        match self {
+            Change::Engine { old, new } | Change::Version { old, new, .. } => ((*old).into(), (*new).into()),
+            Change::Stage { old, new } => (old.as_str().into(), new.as_str().into()),
+            Change::Seed { old, new } => ((*old).into(), (*new).into()),
+            Change::Parameter { old, new, .. } => (or_null(old), or_null(new)),
+            Change::Source { old, new, .. } => (text(old), text(new)),
+            Change::SourceFiles { old, new, .. } | Change::InputCount { old, new, .. } => {
+                ((*old).into(), (*new).into())
+            }
+            Change::Input { old, new, .. } => (input(old), input(new)),
+        }
+    }
+
+    /// Where the new value is written, where that is known.
+    #[must_use]
+    pub fn place<'a>(&self, legend: &'a Legend) -> Option<&'a Place> {
+        match self {
+            Change::Parameter { path, .. } => legend.place(path),
+            Change::Source { parameter, .. } | Change::SourceFiles { parameter, .. } => legend.place(parameter),
+            Change::Stage { .. } | Change::Version { .. } => legend.places.get("stage"),
+            Change::Input { name, .. } | Change::InputCount { name, .. } => {
+                legend.places.get(&format!("inputs.{name}"))
+            }
+            Change::Engine { .. } | Change::Seed { .. } => None,
+        }
+    }
+
     /// The difference in words: `with.lr: 1e-5 -> 3e-6 (pipelines/r1.yaml:41:22)`.
     #[must_use]
     pub fn sentence(&self, legend: &Legend) -> String {

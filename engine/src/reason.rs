@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::{
+    diagnostic::Place,
     digest::Digest,
     facts::{Change, FORMAT, Facts, Fingerprint, InputFacts, Legend},
     manifest::Manifest,
@@ -23,6 +24,10 @@ use crate::{
 pub struct Reason {
     /// Such as `with.lr: 1e-5 -> 3e-6 (pipelines/r1.yaml:41:22)`.
     pub sentence: String,
+    /// The fact that changed, where one did.
+    pub change: Option<Change>,
+    /// Where the new value is written.
+    pub place: Option<Place>,
     /// The node that changed an input, and why that one changed.
     pub cause: Option<Cause>,
 }
@@ -34,9 +39,16 @@ pub struct Cause {
     pub reasons: Vec<Reason>,
 }
 
+impl Reason {
+    /// A reason that is no change of a fact.
+    pub(crate) fn of(sentence: String) -> Self {
+        Self { sentence, change: None, place: None, cause: None }
+    }
+}
+
 impl From<&str> for Reason {
     fn from(sentence: &str) -> Self {
-        Self { sentence: sentence.into(), cause: None }
+        Self::of(sentence.into())
     }
 }
 
@@ -164,6 +176,8 @@ impl Comparison<'_> {
     ) -> Vec<Reason> {
         let reason = |change: &Change| Reason {
             sentence: change.sentence(legend),
+            change: Some(change.clone()),
+            place: change.place(legend).cloned(),
             cause: self.cause(node, change, earlier, seen),
         };
         changes.iter().map(reason).collect()

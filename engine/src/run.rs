@@ -3,7 +3,7 @@
 
 use std::{
     any::Any,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
@@ -15,11 +15,12 @@ use anyhow::{anyhow, bail};
 use crate::{
     context::{Cancel, Cancelled, Context, InputArtifact, Progress},
     facts::Fingerprint,
-    forecast::{damage, reasons_to_make},
+    forecast::{damage, outside_result, reasons_to_make},
     manifest::{Origin, Provenance, utc},
     plan::{Node, Plan},
     reason::{Comparison, Gathered, Known, Reason, gather},
     report::{Failure, NodeReport, Outcome, Report},
+    select::{Outside, Scope},
     store::{Artifact, Draft, Lookup, Store, StoreError},
 };
 
@@ -47,22 +48,51 @@ pub enum Event<'a> {
 /// Told every event, from whichever thread it happens on.
 pub type Watch = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
-/// Who may stop a run, and who watches it.
+/// What a run is about, who may stop it, and who watches it.
 #[derive(Clone)]
 pub struct Options {
     pub cancel: Cancel,
     pub watch: Watch,
+    /// Only these nodes are made; all of them without a scope.
+    pub scope: Option<Scope>,
+    /// Nodes that are made anew although their result is there.
+    pub force: BTreeSet<String>,
+    /// After a failure, go on with whatever does not need it.
+    pub keep_going: bool,
+    /// How many nodes may run at once; zero for as many as there are cores.
+    pub jobs: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cancel: Cancel::default(), watch: Arc::new(|_| ()) }
+        Self {
+            cancel: Cancel::default(),
+            watch: Arc::new(|_| ()),
+            scope: None,
+            force: BTreeSet::new(),
+            keep_going: false,
+            jobs: 1,
+        }
     }
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("cancel", &self.cancel).finish_non_exhaustive()
+        let Self { cancel, watch: _, scope, force, keep_going, jobs } = self;
+        f.debug_struct("Options")
+            .field("cancel", cancel)
+            .field("scope", scope)
+            .field("force", force)
+            .field("keep_going", keep_going)
+            .field("jobs", jobs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// How a node outside the scope comes by its result; none for a node inside.
+    pub(crate) fn outside(&self, node: &str) -> Option<Outside> {
+        self.scope.as_ref().filter(|scope| !scope.nodes.contains(node)).map(|scope| scope.outside)
     }
 }
 
@@ -81,8 +111,9 @@ pub fn run(plan: &Plan, store: &Store, options: &Options) -> Report {
         if stopped.is_none() {
             match &node_report.outcome {
                 Outcome::Failed(_) => stopped = Some(format!("`{}` failed", node.name)),
-                Outcome::Skipped(_) => stopped = Some("stopped before it".into()),
-                Outcome::Reused | Outcome::Made => {}
+                Outcome::Skipped(_) if options.cancel.is_cancelled() => stopped = Some("stopped before it".into()),
+                // Outside the scope, or behind such a node.
+                Outcome::Skipped(_) | Outcome::Reused | Outcome::Made => {}
             }
         }
         tracing::debug!(node = node.name, outcome = %node_report.outcome, seconds = node_report.seconds);
@@ -117,7 +148,13 @@ impl Run<'_> {
         if self.options.cancel.is_cancelled() {
             return Ok(Outcome::Skipped("stopped before it".into()));
         }
+        if let Some(outside) = self.options.outside(&node.name) {
+            return self.look_outside(node, outside, report);
+        }
         let now = gather(self.plan, node, self.store, &self.known)?;
+        if let Some(needed) = now.unknown.first() {
+            return Ok(Outcome::Skipped(format!("it needs `{needed}`, which was not selected and would have to run")));
+        }
         let mut is_told = false;
         let mut patience = || {
             if !is_told {
@@ -141,6 +178,16 @@ impl Run<'_> {
         report.artifact = Some(artifact.clone());
         self.known.insert(node.name.clone(), (artifact, now.legend));
         Ok(outcome)
+    }
+
+    /// A node that the run is not about: its result is taken where it is there, and never made.
+    fn look_outside(&mut self, node: &Node, outside: Outside, report: &mut NodeReport) -> anyhow::Result<Outcome> {
+        let Some((artifact, legend)) = outside_result(self.plan, node, self.store, &self.known, outside)? else {
+            return Ok(Outcome::Skipped("not selected, and its result is not there".into()));
+        };
+        report.artifact = Some(artifact.clone());
+        self.known.insert(node.name.clone(), (artifact, legend));
+        Ok(Outcome::Reused)
     }
 
     /// Lets the stage do its work; `None` when it stopped because it was asked to.

@@ -122,7 +122,8 @@ impl Project {
         let word = |verdict: &Verdict| match verdict {
             Verdict::Reuse(_) => "reuse".into(),
             Verdict::Run { reasons, .. } => format!("run: {}", lines(reasons)),
-            Verdict::Waits { on, reasons } => format!("waits on {}: {}", on.join(", "), lines(reasons)),
+            Verdict::Waits { on, reasons, .. } => format!("waits on {}: {}", on.join(", "), lines(reasons)),
+            Verdict::Left { why } => format!("left: {why}"),
             Verdict::Fails(error) => format!("fails: {error:#}"),
         };
         forecast(&self.plan(), &self.store()).unwrap().iter().map(|forecast| word(&forecast.verdict)).collect()
