@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::{checkpoint::Checkpoint, rows},
     device::Compute,
-    nn::decoder::Decoder,
     rejection::Rejection,
     sft::Sft,
-    text::complete::Speaker,
+    text::complete::Policy,
 };
 
 /// Fine-tunes a student on what its teacher says and a script keeps (DeepSeek-R1, section 2.4: SFT only, no RL).
@@ -30,7 +29,8 @@ const LESSONS: &str = "lessons";
 
 impl Stage for Distill {
     const NAME: &'static str = "distill";
-    const VERSION: u32 = 1;
+    // 2: as `sft`.
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Input] = &[
         Input { name: "teacher", kinds: &["checkpoint"], arity: Arity::One, about: "Who answers." },
         Input { name: "student", kinds: &["checkpoint"], arity: Arity::One, about: "Who learns." },
@@ -47,17 +47,9 @@ impl Stage for Distill {
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let lessons = ctx.scratch().join(LESSONS);
         if !lessons.exists() {
-            let teacher = Checkpoint::open(&ctx.input("teacher")?.path).context("opening the teacher")?;
-            let decoder = Decoder::new(&teacher.config, &teacher.weights, &compute.device()?)?;
+            let teacher = Policy::open(&ctx.input("teacher")?.path, compute).context("opening the teacher")?;
             let prompts = rows::read_all(ctx.inputs("prompts"))?;
-            let speaker = Speaker {
-                decoder: &decoder,
-                tokenizer: &teacher.tokenizer,
-                sampling: &self.teach.sampling,
-                stop: &[],
-                slots: compute.slots,
-            };
-            let kept = self.teach.rows(speaker, &prompts, ctx)?;
+            let kept = self.teach.rows(&teacher, &prompts, compute, ctx)?;
             let writing = lessons.with_extension("writing");
             std::fs::create_dir_all(&writing)?;
             rows::write(&writing, kept)?;

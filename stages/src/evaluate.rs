@@ -4,7 +4,7 @@ mod card;
 mod interval;
 
 use anyhow::{Context as _, Result, ensure};
-use engine::{Arity, Context, Input, Source, Stage};
+use engine::{Arity, Context, Input, InputArtifact, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -12,13 +12,12 @@ use serde_json::{Map, Value, json};
 use card::{Card, Line};
 
 use crate::{
-    data::{checkpoint::Checkpoint, rows, rows::Row},
+    data::{rows, rows::Row},
     decode::Sampling,
     device::Compute,
-    nn::decoder::Decoder,
     rejection::as_sample,
     script::Script,
-    text::complete::{Completed, Speaker, complete_rows, prompt_text},
+    text::complete::{Completed, Policy, complete_rows, prompt_text},
 };
 
 /// Samples every policy on the same prompts and scores the completions by a script.
@@ -78,30 +77,23 @@ impl Stage for Evaluate {
         let policies = ctx.inputs("policies");
         let mut card = Card::default();
         let mut completions = Vec::new();
-        for (i, policy) in policies.iter().enumerate() {
-            let checkpoint = Checkpoint::open(&policy.path)?;
-            let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
-            let speaker = Speaker {
-                decoder: &decoder,
-                tokenizer: &checkpoint.tokenizer,
-                sampling: &self.sampling,
-                stop: &self.stop,
-                slots: compute.slots,
-            };
-            let said = format!("{} ({} of {})", policy.node, i + 1, policies.len());
+        for (i, InputArtifact { node, path, .. }) in policies.iter().enumerate() {
+            let policy = Policy::open(path, compute)?;
+            let speaker = policy.speaker(&self.sampling, &self.stop, compute);
+            let said = format!("{node} ({} of {})", i + 1, policies.len());
             // The same seed for all: policies that agree are asked the same dice.
             let groups = complete_rows(speaker, &prompts, self.samples, ctx.seed("sampling"), &said, ctx)?;
             let lines = self.scored(&script, &prompts, &groups)?;
             for (line, (row, group)) in lines.iter().zip(prompts.iter().zip(&groups)) {
                 let mut shown = Row::new();
-                shown.insert("policy".into(), json!(policy.node));
+                shown.insert("policy".into(), json!(node));
                 shown.insert("prompt".into(), json!(prompt_text(row)));
                 shown.insert("answer".into(), row.get("answer").cloned().unwrap_or_default());
                 shown.insert("completions".into(), json!(group.iter().map(|one| &one.text).collect::<Vec<_>>()));
                 shown.insert("scores".into(), json!(line.scores));
                 completions.push(shown);
             }
-            let means = card.add(&policy.node, &lines);
+            let means = card.add(node, &lines);
             let means: Vec<(&str, f64)> = means.iter().map(|(name, mean)| (name.as_str(), *mean)).collect();
             ctx.record(i as u64, &means)?;
         }

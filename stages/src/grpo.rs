@@ -156,6 +156,9 @@ struct Settings {
     sampling: Sampling,
 }
 
+/// Folders of reference policies in scratch begin so; the step at which it was taken follows.
+const REFERENCE: &str = "reference_";
+
 /// What a resumed run must know beside weights and moments.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Notes {
@@ -234,7 +237,7 @@ impl Training<'_> {
         let picked = epoch_batch(self.ctx.seed("prompts"), self.prompts.len(), asked, phase);
         let mut rollouts = match self.sample(&picked, phase) {
             Err(error) if error.is::<Cancelled>() => {
-                self.saver.save(&self.trainer, &self.notes)?;
+                self.save()?;
                 return Err(error);
             }
             sampled => sampled?,
@@ -283,11 +286,11 @@ impl Training<'_> {
         }
         // Only between phases: the rollouts of a phase belong to a policy that a later step has left behind.
         if self.ctx.cancelled() {
-            self.saver.save(&self.trainer, &self.notes)?;
+            self.save()?;
             return Err(Cancelled.into());
         }
         if self.saver.is_due() {
-            self.saver.save(&self.trainer, &self.notes)?;
+            self.save()?;
         }
         Ok(())
     }
@@ -459,7 +462,20 @@ impl Training<'_> {
     }
 
     fn reference_folder(&self, step: u64) -> PathBuf {
-        self.ctx.scratch().join(format!("reference_{step}"))
+        self.ctx.scratch().join(format!("{REFERENCE}{step}"))
+    }
+
+    /// Saves, and drops the references that nothing saved names any longer.
+    fn save(&mut self) -> Result<()> {
+        self.saver.save(&self.trainer, &self.notes)?;
+        let current = self.reference_folder(self.notes.reference_of);
+        for entry in std::fs::read_dir(self.ctx.scratch())? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(REFERENCE) && entry.path() != current {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     fn resume(&mut self) -> Result<()> {

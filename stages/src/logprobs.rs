@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    data::{checkpoint::Checkpoint, rows, rows::Row},
+    data::{rows, rows::Row},
     device::Compute,
-    nn::decoder::Decoder,
-    text::encode::{self, LossOn},
+    text::{
+        complete::Policy,
+        encode::{self, LossOn},
+    },
     train::batch::Batch,
 };
 
@@ -42,10 +44,9 @@ impl Stage for Logprobs {
     type Settings = Compute;
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
-        let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
+        let Policy { decoder, tokenizer } = Policy::open(&ctx.input("policy")?.path, compute)?;
         let mut rows = rows::read_all(ctx.inputs("rows"))?;
-        let examples = encode::examples(&checkpoint.tokenizer, &rows, self.loss)?;
+        let examples = encode::examples(&tokenizer, &rows, self.loss)?;
         let (mut sum, mut count) = (0.0, 0);
         let total = rows.len() as u64;
         for (i, (row, example)) in rows.iter_mut().zip(&examples).enumerate() {
@@ -58,7 +59,7 @@ impl Stage for Logprobs {
                 i + 1,
                 example.ids.len()
             );
-            decoder.check_length(example.ids.len() - 1, &format!("row {}", i + 1))?;
+            decoder.config.check_length(example.ids.len() - 1, &format!("row {}", i + 1))?;
             let batch = Batch::new([(example.ids.as_slice(), example.trained.as_slice())]);
             let scored: Vec<f32> = if batch.targets() == 0 {
                 Vec::new()

@@ -5,13 +5,7 @@ use engine::{Arity, Context, Input, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    data::{checkpoint::Checkpoint, rows},
-    device::Compute,
-    nn::decoder::Decoder,
-    rejection::Rejection,
-    text::complete::Speaker,
-};
+use crate::{data::rows, device::Compute, rejection::Rejection, text::complete::Policy};
 
 /// Samples every prompt several times and keeps what a script accepts (DeepSeek-R1, section 2.3.3).
 ///
@@ -31,17 +25,9 @@ impl Stage for Reject {
     type Settings = Compute;
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
-        let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
+        let policy = Policy::open(&ctx.input("policy")?.path, compute)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
-        let speaker = Speaker {
-            decoder: &decoder,
-            tokenizer: &checkpoint.tokenizer,
-            sampling: &self.0.sampling,
-            stop: &[],
-            slots: compute.slots,
-        };
-        rows::write(ctx.output(), self.0.rows(speaker, &prompts, ctx)?)?;
+        rows::write(ctx.output(), self.0.rows(&policy, &prompts, compute, ctx)?)?;
         Ok(())
     }
 }

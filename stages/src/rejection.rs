@@ -12,9 +12,10 @@ use serde_json::{Map, Value};
 use crate::{
     data::rows::Row,
     decode::Sampling,
+    device::Compute,
     sample::answered,
     script::{Keep, Sample, Script},
-    text::complete::{Completed, Speaker, complete_rows, prompt_text},
+    text::complete::{Completed, Policy, complete_rows, prompt_text},
 };
 
 /// How completions are sampled and which are kept.
@@ -51,9 +52,9 @@ impl Rejection {
     ///
     /// # Errors
     /// As sampling and the plugin; when not one completion is kept.
-    pub fn rows(&self, speaker: Speaker, prompts: &[Row], ctx: &Context) -> Result<Vec<Row>> {
+    pub fn rows(&self, policy: &Policy, prompts: &[Row], compute: &Compute, ctx: &Context) -> Result<Vec<Row>> {
         let script = Script::open_with(&ctx.source(&self.keep), ctx.root(), &self.params)?;
-        let speaker = Speaker { sampling: &self.sampling, stop: &self.stop, ..speaker };
+        let speaker = policy.speaker(&self.sampling, &self.stop, compute);
         let groups = complete_rows(speaker, prompts, self.samples, ctx.seed("sampling"), "sampling", ctx)?;
         let texts: Vec<String> = prompts.iter().map(prompt_text).collect();
         let samples: Vec<Sample> = prompts

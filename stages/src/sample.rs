@@ -7,11 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    data::{checkpoint::Checkpoint, rows, rows::Row},
+    data::{rows, rows::Row},
     decode::Sampling,
     device::Compute,
-    nn::decoder::Decoder,
-    text::complete::{Completed, Speaker, complete_rows},
+    text::complete::{Completed, Policy, complete_rows},
 };
 
 /// Samples completions: one row each, with `completion`, `completion_ids`, `truncated`, `index` and all the prompt's fields.
@@ -46,16 +45,9 @@ impl Stage for Sample {
     type Settings = Compute;
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
-        let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
+        let policy = Policy::open(&ctx.input("policy")?.path, compute)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
-        let speaker = Speaker {
-            decoder: &decoder,
-            tokenizer: &checkpoint.tokenizer,
-            sampling: &self.sampling,
-            stop: &self.stop,
-            slots: compute.slots,
-        };
+        let speaker = policy.speaker(&self.sampling, &self.stop, compute);
         let groups = complete_rows(speaker, &prompts, self.samples, ctx.seed("sampling"), "sampling", ctx)?;
         let all: Vec<&Completed> = groups.iter().flatten().collect();
         let share = |test: &dyn Fn(&Completed) -> f64| all.iter().map(|one| test(one)).sum::<f64>() / all.len() as f64;

@@ -1,7 +1,7 @@
 //! Supervised fine-tuning: learns completions by heart, so far as they generalise.
 //! Knows nothing of how the completions came about.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::Result;
 use engine::{Arity, Context, Input, Stage};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::{checkpoint::Checkpoint, rows, rows::Row},
     device::Compute,
-    nn::decoder::Decoder,
+    nn::config::Config,
     text::encode::{self, Example, LossOn},
     train::{
         fit::{self, Lesson},
@@ -60,18 +60,9 @@ pub enum TooLong {
     Error,
     /// The row is left out; the count is recorded as `dropped_too_long`.
     Drop,
-    /// The row loses its end, and with it the end-of-sequence token; recorded as `truncated`.
+    /// The row loses its end, and with it the end-of-sequence token; recorded as `truncated`. A row whose prompt
+    /// alone fills the context is left out, and recorded as `dropped_without_target` too.
     Truncate,
-}
-
-impl TooLong {
-    /// The name under which such rows are counted.
-    fn counted(self) -> &'static str {
-        match self {
-            TooLong::Error | TooLong::Drop => "dropped_too_long",
-            TooLong::Truncate => "truncated",
-        }
-    }
 }
 
 impl Default for Sft {
@@ -92,7 +83,8 @@ impl Default for Sft {
 
 impl Stage for Sft {
     const NAME: &'static str = "sft";
-    const VERSION: u32 = 1;
+    // 2: a row that was cut down to its prompt is no longer learned from.
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Input] = &[
         Input { name: "policy", kinds: &["checkpoint"], arity: Arity::One, about: "Where training starts from." },
         Input { name: "rows", kinds: &["rows"], arity: Arity::Many, about: "What to learn." },
@@ -122,12 +114,12 @@ impl Sft {
         compute: &Compute,
         ctx: &Context,
     ) -> Result<Checkpoint> {
-        let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
-        let examples = |rows: &[Row], name: &str| -> Result<(Vec<Example>, usize)> {
+        let examples = |rows: &[Row], name: &str| -> Result<Fitting> {
             let examples = encode::examples(&checkpoint.tokenizer, rows, self.loss)?;
-            self.fitting(examples, &decoder, name)
+            self.fitting(examples, &checkpoint.config, name)
         };
-        let ((examples, too_long), (held_out, _)) = (examples(rows, "rows")?, examples(held_out, "validation")?);
+        let (Fitting { examples, counted }, held_out) =
+            (examples(rows, "rows")?, examples(held_out, "validation")?.examples);
         anyhow::ensure!(!examples.is_empty(), "there are no rows to learn from");
         let seed = ctx.seed("order");
         let batch = |step: u64| -> Vec<Cow<Example>> {
@@ -146,33 +138,85 @@ impl Sft {
             optimiser: self.optimiser,
             batch: &batch,
             validation: (!held_out.is_empty()).then_some((&held_out, 0)),
-            about: if too_long > 0 { vec![(self.too_long.counted(), too_long as f64)] } else { Vec::new() },
+            about: counted.into_iter().collect(),
         };
         fit::fit(checkpoint.clone(), &lesson, compute, ctx)
     }
 
-    /// The examples as they fit the model's context, and how many were longer.
-    fn fitting(&self, examples: Vec<Example>, decoder: &Decoder, name: &str) -> Result<(Vec<Example>, usize)> {
+    /// The examples as they fit the model's context.
+    fn fitting(&self, examples: Vec<Example>, config: &Config, name: &str) -> Result<Fitting> {
         // The last token is only predicted, never read.
-        let most = decoder.context() + 1;
-        let long = examples.iter().filter(|example| example.ids.len() > most).count();
-        let fitting = match self.too_long {
-            TooLong::Error => {
-                for (i, example) in examples.iter().enumerate() {
-                    decoder.check_length(example.ids.len() - 1, &format!("row {} of `{name}`", i + 1))?;
+        let most = config.context() + 1;
+        let mut fitting = Fitting::default();
+        for (i, mut example) in examples.into_iter().enumerate() {
+            if example.ids.len() > most {
+                match self.too_long {
+                    TooLong::Error => {
+                        config.check_length(example.ids.len() - 1, &format!("row {} of `{name}`", i + 1))?
+                    }
+                    TooLong::Drop => {
+                        fitting.count("dropped_too_long");
+                        continue;
+                    }
+                    TooLong::Truncate => {
+                        fitting.count("truncated");
+                        example.ids.truncate(most);
+                        example.trained.truncate(most);
+                    }
                 }
-                examples
+                // Its prompt alone fills the context.
+                if !example.trained.contains(&true) {
+                    fitting.count("dropped_without_target");
+                    continue;
+                }
             }
-            TooLong::Drop => examples.into_iter().filter(|example| example.ids.len() <= most).collect(),
-            TooLong::Truncate => {
-                let shorten = |mut example: Example| {
-                    example.ids.truncate(most);
-                    example.trained.truncate(most);
-                    example
-                };
-                examples.into_iter().map(shorten).collect()
-            }
+            fitting.examples.push(example);
+        }
+        Ok(fitting)
+    }
+}
+
+/// Examples that fit, and how many rows did not, by the names they are recorded under.
+#[derive(Default)]
+struct Fitting {
+    examples: Vec<Example>,
+    counted: BTreeMap<&'static str, f64>,
+}
+
+impl Fitting {
+    fn count(&mut self, name: &'static str) {
+        *self.counted.entry(name).or_default() += 1.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::shape::Shape;
+
+    fn example(prompt: usize, completion: usize) -> Example {
+        let trained = [vec![false; prompt], vec![true; completion]].concat();
+        Example { ids: vec![0; prompt + completion], trained }
+    }
+
+    /// A context of four: five tokens fit, for the last is never read.
+    #[test]
+    fn a_row_too_long_is_refused_dropped_or_cut_and_never_kept_without_a_target() {
+        let shape = Shape { layers: 1, hidden: 16, heads: 2, context: 4, ffn: Some(32), ..Shape::default() };
+        let config = shape.config(10).unwrap();
+        let fitting = |too_long| {
+            let rows = vec![example(2, 3), example(2, 4), example(5, 1)];
+            Sft { too_long, ..Sft::default() }.fitting(rows, &config, "rows")
         };
-        Ok((fitting, long))
+        let refused = fitting(TooLong::Error).err().unwrap().to_string();
+        assert_eq!(refused, "row 2 of `rows` has 5 tokens, more than the model's context of 4");
+
+        let dropped = fitting(TooLong::Drop).unwrap();
+        assert_eq!(dropped.examples, [example(2, 3)]);
+        assert_eq!(dropped.counted, BTreeMap::from([("dropped_too_long", 2.0)]));
+
+        let cut = fitting(TooLong::Truncate).unwrap();
+        assert_eq!(cut.examples, [example(2, 3), example(2, 3)]);
+        assert_eq!(cut.counted, BTreeMap::from([("truncated", 2.0), ("dropped_without_target", 1.0)]));
     }
 }

@@ -91,7 +91,7 @@ pub fn generate(
 ) -> Result<Option<Vec<Vec<Completion>>>> {
     for (i, request) in requests.iter().enumerate() {
         anyhow::ensure!(!request.prompt.is_empty(), "prompt {} is empty: there is nothing to continue", i + 1);
-        decoder.check_length(
+        decoder.config.check_length(
             request.prompt.len() + sampling.max_new_tokens,
             &format!("prompt {} with its completion", i + 1),
         )?;

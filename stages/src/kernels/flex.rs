@@ -1,14 +1,18 @@
 //! The fused operations on the CPU: vectorised by the instruction set found at run time, spread over
 //! threads by fixed chunks, so that a sum's order never depends on how many threads there are.
 
+mod attention;
+mod matrix;
+mod vector;
+
 use std::sync::Arc;
 
-use burn::{
-    backend::{Flex, TensorMetadata, backend_extension, flex::FlexTensor, tensor::FloatTensor},
-    tensor::{DType, Shape},
-};
+use burn::backend::{Flex, TensorMetadata, backend_extension, flex::FlexTensor, tensor::FloatTensor};
 use pulp::Arch;
 use rayon::prelude::*;
+
+use matrix::{Dense, Operand, Shared, Target, empty, owned, product, threads};
+use vector::{dot, exp, lanes, log_sum_exp, sigmoid};
 
 use super::{AdamStep, Rotary, Sequences};
 
@@ -16,8 +20,6 @@ use super::{AdamStep, Rotary, Sequences};
 const CHUNK: usize = 16 * 1024;
 /// Rows that one task of a row-wise operation takes.
 const ROWS: usize = 128;
-/// Query rows whose scores are held at once.
-const QUERY_BLOCK: usize = 64;
 
 /// Fused operations with hand-written gradients; [`super`] documents each shape.
 #[backend_extension(Autodiff, Flex)]
@@ -85,208 +87,6 @@ pub trait Fused: burn::backend::Backend {
         gradient: FloatTensor<Self>,
         settings: AdamStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-}
-
-fn empty(shape: impl Into<Shape>) -> FlexTensor {
-    FlexTensor::empty(shape.into(), DType::F32)
-}
-
-/// The same tensor in row-major order. Consumed, so that nobody else holds a dense one and writing happens in place.
-fn owned(tensor: FlexTensor) -> FlexTensor {
-    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
-}
-
-/// The tensor's elements in row-major order, and its last dimension.
-struct Dense(FlexTensor);
-
-impl Dense {
-    fn new(tensor: &FlexTensor) -> Self {
-        Self(tensor.to_contiguous())
-    }
-
-    fn slice(&self) -> &[f32] {
-        self.0.as_slice::<f32>().expect("to_contiguous made it dense")
-    }
-
-    fn width(&self) -> usize {
-        let shape = self.0.shape();
-        shape[shape.num_dims() - 1]
-    }
-
-    fn height(&self) -> usize {
-        self.slice().len() / self.width().max(1)
-    }
-}
-
-/// A pointer that tasks share while each writes its own, disjoint part.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: every user below hands each task a range that no other task touches.
-unsafe impl Send for Shared {}
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn of(tensor: &mut FlexTensor) -> Self {
-        Self(tensor.storage_mut::<f32>().as_mut_ptr())
-    }
-
-    /// # Safety
-    /// `offset` lies inside the tensor, and nobody else uses the part that the caller will write.
-    unsafe fn at(self, offset: usize) -> *mut f32 {
-        unsafe { self.0.add(offset) }
-    }
-}
-
-/// A matrix operand by its first element and the distance between rows and between columns.
-#[derive(Clone, Copy)]
-struct Operand(*const f32, usize, usize);
-
-/// Where a product goes: first element, distance between rows, and whether it is added to what is there.
-#[derive(Clone, Copy)]
-struct Target(*mut f32, usize, bool);
-
-/// `target[m, n] (+)= left[m, k] right[k, n]`.
-///
-/// # Safety
-/// The pointers cover the matrices that the sizes and distances describe.
-unsafe fn product(
-    [m, n, k]: [usize; 3],
-    target: Target,
-    left: Operand,
-    right: Operand,
-    parallelism: gemm::Parallelism,
-) {
-    let Target(to, to_row, add) = target;
-    let Operand(left, left_row, left_column) = left;
-    let Operand(right, right_row, right_column) = right;
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            to,
-            1,
-            to_row.cast_signed(),
-            add,
-            left,
-            left_column.cast_signed(),
-            left_row.cast_signed(),
-            right,
-            right_column.cast_signed(),
-            right_row.cast_signed(),
-            if add { 1.0 } else { 0.0 },
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
-fn threads() -> gemm::Parallelism {
-    gemm::Parallelism::Rayon(0)
-}
-
-/// `e^x` to 2 ulp (Cephes' expf: Cody-Waite reduction, degree-5 polynomial); vectorises, unlike libm's.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest whole number
-    let x = x.clamp(-87.0, 88.0);
-    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
-    let whole = shifted - ROUND;
-    let rest = whole.mul_add(2.121_944_4e-4, whole.mul_add(-0.693_359_4, x));
-    let poly = 1.987_569_1e-4_f32
-        .mul_add(rest, 1.398_199_9e-3)
-        .mul_add(rest, 8.333_452e-3)
-        .mul_add(rest, 4.166_579_6e-2)
-        .mul_add(rest, 1.666_666_5e-1)
-        .mul_add(rest, 0.5);
-    let value = poly.mul_add(rest * rest, rest) + 1.0;
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits());
-    f32::from_bits(value.to_bits().wrapping_add(exponent << 23))
-}
-
-#[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
-/// Sums in 32 lanes, so that the order is fixed and the loop vectorises. `term` has to be inlined: a closure of its
-/// own is compiled for the oldest processor, and calls a library for every fused multiplication.
-#[inline(always)]
-fn lanes(length: usize, term: impl Fn(usize) -> f32) -> f32 {
-    let mut partial = [0.0_f32; 32];
-    let whole = length / 32 * 32;
-    for start in (0..whole).step_by(32) {
-        for (lane, sum) in partial.iter_mut().enumerate() {
-            *sum += term(start + lane);
-        }
-    }
-    let mut total = 0.0;
-    for sum in partial {
-        total += sum;
-    }
-    for i in whole..length {
-        total += term(i);
-    }
-    total
-}
-
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let length = a.len().min(b.len());
-    let (a, b) = (&a[..length], &b[..length]);
-    lanes(
-        length,
-        #[inline(always)]
-        |i| a[i] * b[i],
-    )
-}
-
-#[inline(always)]
-fn maximum(values: &[f32]) -> f32 {
-    let mut partial = [f32::NEG_INFINITY; 32];
-    let chunks = values.chunks_exact(32);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (most, value) in partial.iter_mut().zip(chunk) {
-            *most = most.max(*value);
-        }
-    }
-    partial.iter().chain(rest).fold(f32::NEG_INFINITY, |most, value| most.max(*value))
-}
-
-/// Softmax of the first `seen` scores times `scale`, zero beyond.
-#[inline(always)]
-fn softmax(scores: &mut [f32], seen: usize, scale: f32) {
-    let (visible, hidden) = scores.split_at_mut(seen);
-    let most = maximum(visible);
-    for score in visible.iter_mut() {
-        *score = exp((*score - most) * scale);
-    }
-    let share = 1.0
-        / lanes(
-            seen,
-            #[inline(always)]
-            |i| visible[i],
-        );
-    for score in visible.iter_mut() {
-        *score *= share;
-    }
-    hidden.fill(0.0);
-}
-
-/// `log(sum(exp(row / temperature)))`.
-#[inline(always)]
-fn log_sum_exp(row: &[f32], temperature: f32) -> f32 {
-    let most = maximum(row) / temperature;
-    let total = lanes(
-        row.len(),
-        #[inline(always)]
-        |i| exp(row[i] / temperature - most),
-    );
-    most + total.ln()
 }
 
 impl Fused for Flex {
@@ -467,35 +267,7 @@ impl Fused for Flex {
         sequences: Arc<Sequences>,
         head_dim: usize,
     ) -> FlexTensor {
-        let (queries, keys, values) = (Dense::new(&queries), Dense::new(&keys), Dense::new(&values));
-        let heads = Heads::new(&queries, &keys, head_dim);
-        let mut output = empty(queries.0.shape());
-        let to = Shared::of(&mut output);
-        (0..sequences.count() * heads.queries).into_par_iter().for_each_init(Vec::new, |scores, task| {
-            let (sequence, head) = (task / heads.queries, task % heads.queries);
-            let (start, end) = (sequences.offsets[sequence], sequences.offsets[sequence + 1]);
-            let from = heads.query(start, head);
-            let at = heads.key(start, head / heads.group);
-            for first in (0..end - start).step_by(QUERY_BLOCK) {
-                let rows = QUERY_BLOCK.min(end - start - first);
-                let seen = first + rows;
-                let row = from + first * heads.query_width;
-                heads.weights(&queries, &keys, [row, at], [rows, seen], scores);
-                // SAFETY: this task alone writes these rows of this head.
-                unsafe {
-                    let target = Target(to.at(row), heads.query_width, false);
-                    let right = Operand(values.slice().as_ptr().add(at), heads.key_width, 1);
-                    product(
-                        [rows, head_dim, seen],
-                        target,
-                        Operand(scores.as_ptr(), seen, 1),
-                        right,
-                        gemm::Parallelism::None,
-                    );
-                }
-            }
-        });
-        output
+        attention::causal(queries, keys, values, sequences, head_dim)
     }
 
     fn attention_back(
@@ -506,111 +278,19 @@ impl Fused for Flex {
         sequences: Arc<Sequences>,
         head_dim: usize,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let (queries, keys, values) = (Dense::new(&queries), Dense::new(&keys), Dense::new(&values));
-        let gradient = Dense::new(&gradient);
-        let heads = Heads::new(&queries, &keys, head_dim);
-        let mut outputs = (empty(queries.0.shape()), empty(keys.0.shape()), empty(values.0.shape()));
-        let (to_queries, to_keys, to_values) =
-            (Shared::of(&mut outputs.0), Shared::of(&mut outputs.1), Shared::of(&mut outputs.2));
-        let key_heads = heads.queries / heads.group;
-        // A task owns one key head of one sequence, and with it all query heads that share it.
-        (0..sequences.count() * key_heads).into_par_iter().for_each_init(Default::default, |scratch, task| {
-            let (weights, slopes): &mut (Vec<f32>, Vec<f32>) = scratch;
-            let (sequence, key_head) = (task / key_heads, task % key_heads);
-            let (start, end) = (sequences.offsets[sequence], sequences.offsets[sequence + 1]);
-            let at = heads.key(start, key_head);
-            for head in key_head * heads.group..(key_head + 1) * heads.group {
-                for first in (0..end - start).step_by(QUERY_BLOCK) {
-                    let rows = QUERY_BLOCK.min(end - start - first);
-                    let seen = first + rows;
-                    let row = heads.query(start + first, head);
-                    heads.weights(&queries, &keys, [row, at], [rows, seen], weights);
-                    slopes.clear();
-                    slopes.resize(rows * seen, 0.0);
-                    let (query_width, key_width) = (heads.query_width, heads.key_width);
-                    let serial = gemm::Parallelism::None;
-                    // SAFETY: this task alone writes these query rows of this head, and this key
-                    // head of this sequence; every offset lies inside its tensor.
-                    unsafe {
-                        let gradient = gradient.slice().as_ptr().add(row);
-                        let (query, key, value) = (
-                            queries.slice().as_ptr().add(row),
-                            keys.slice().as_ptr().add(at),
-                            values.slice().as_ptr().add(at),
-                        );
-                        // d weights = gradient values^T
-                        let target = Target(slopes.as_mut_ptr(), seen, false);
-                        let (left, right) = (Operand(gradient, query_width, 1), Operand(value, 1, key_width));
-                        product([rows, seen, head_dim], target, left, right, serial);
-                        // d values += weights^T gradient
-                        let target = Target(to_values.at(at), key_width, true);
-                        let (left, right) = (Operand(weights.as_ptr(), 1, seen), Operand(gradient, query_width, 1));
-                        product([seen, head_dim, rows], target, left, right, serial);
-                        softmax_back(weights, slopes, seen, heads.scale);
-                        // d queries = slopes keys
-                        let target = Target(to_queries.at(row), query_width, false);
-                        let (left, right) = (Operand(slopes.as_ptr(), seen, 1), Operand(key, key_width, 1));
-                        product([rows, head_dim, seen], target, left, right, serial);
-                        // d keys += slopes^T queries
-                        let target = Target(to_keys.at(at), key_width, true);
-                        let (left, right) = (Operand(slopes.as_ptr(), 1, seen), Operand(query, query_width, 1));
-                        product([seen, head_dim, rows], target, left, right, serial);
-                    }
-                }
-            }
-        });
-        outputs
+        attention::back(queries, keys, values, gradient, sequences, head_dim)
     }
 
     fn attention_cached(
         queries: FlexTensor,
         keys: FlexTensor,
         values: FlexTensor,
-        mut cached_keys: FlexTensor,
-        mut cached_values: FlexTensor,
+        cached_keys: FlexTensor,
+        cached_values: FlexTensor,
         lengths: Arc<Vec<usize>>,
         head_dim: usize,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let (queries, keys, values) = (Dense::new(&queries), Dense::new(&keys), Dense::new(&values));
-        let heads = Heads::new(&queries, &keys, head_dim);
-        let (slots, key_width) = (lengths.len(), heads.key_width);
-        let capacity = cached_keys.shape()[0] / slots;
-        let mut output = empty(queries.0.shape());
-        let tasks = output
-            .storage_mut::<f32>()
-            .par_chunks_mut(heads.query_width)
-            .zip(cached_keys.storage_mut::<f32>().par_chunks_mut(capacity * key_width))
-            .zip(cached_values.storage_mut::<f32>().par_chunks_mut(capacity * key_width));
-        tasks.enumerate().for_each_init(Vec::new, |weights, (slot, ((output, slot_keys), slot_values))| {
-            let at = lengths[slot];
-            slot_keys[at * key_width..][..key_width].copy_from_slice(&keys.slice()[slot * key_width..][..key_width]);
-            slot_values[at * key_width..][..key_width]
-                .copy_from_slice(&values.slice()[slot * key_width..][..key_width]);
-            weights.clear();
-            weights.resize(at + 1, 0.0);
-            Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    output.fill(0.0);
-                    for head in 0..heads.queries {
-                        let query = &queries.slice()[heads.query(slot, head)..][..head_dim];
-                        let channel = head / heads.group * head_dim;
-                        for (position, weight) in weights.iter_mut().enumerate() {
-                            *weight = dot(query, &slot_keys[position * key_width + channel..][..head_dim]);
-                        }
-                        softmax(weights, at + 1, heads.scale);
-                        let output = &mut output[head * head_dim..][..head_dim];
-                        for (position, weight) in weights.iter().enumerate() {
-                            let value = &slot_values[position * key_width + channel..][..head_dim];
-                            for (output, value) in output.iter_mut().zip(value) {
-                                *output = weight.mul_add(*value, *output);
-                            }
-                        }
-                    }
-                },
-            );
-        });
-        (output, cached_keys, cached_values)
+        attention::cached(queries, keys, values, cached_keys, cached_values, lengths, head_dim)
     }
 
     fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
@@ -765,80 +445,6 @@ impl Fused for Flex {
         });
         (weight, first, second)
     }
-}
-
-/// How heads lie in rows of queries and of keys.
-#[derive(Clone, Copy)]
-struct Heads {
-    queries: usize,
-    /// Query heads that share one key head.
-    group: usize,
-    head_dim: usize,
-    query_width: usize,
-    key_width: usize,
-    scale: f32,
-}
-
-impl Heads {
-    fn new(queries: &Dense, keys: &Dense, head_dim: usize) -> Self {
-        let (query_width, key_width) = (queries.width(), keys.width());
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        Self {
-            queries: query_width / head_dim,
-            group: query_width / key_width,
-            head_dim,
-            query_width,
-            key_width,
-            scale,
-        }
-    }
-
-    /// Offset of a query head in a token's row.
-    fn query(&self, token: usize, head: usize) -> usize {
-        token * self.query_width + head * self.head_dim
-    }
-
-    /// Offset of a key head in a token's row.
-    fn key(&self, token: usize, head: usize) -> usize {
-        token * self.key_width + head * self.head_dim
-    }
-
-    /// Attention weights `[rows, seen]` of the last `rows` of `seen` tokens, from the offsets of the
-    /// first query row and of the first key.
-    fn weights(&self, queries: &Dense, keys: &Dense, at: [usize; 2], [rows, seen]: [usize; 2], to: &mut Vec<f32>) {
-        to.clear();
-        to.resize(rows * seen, 0.0);
-        // SAFETY: the offsets are those of rows of these tensors, `to` has just been sized.
-        unsafe {
-            let left = Operand(queries.slice().as_ptr().add(at[0]), self.query_width, 1);
-            let right = Operand(keys.slice().as_ptr().add(at[1]), 1, self.key_width);
-            let target = Target(to.as_mut_ptr(), seen, false);
-            product([rows, seen, self.head_dim], target, left, right, gemm::Parallelism::None);
-        }
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (row, scores) in to.chunks_mut(seen).enumerate() {
-                    softmax(scores, seen - rows + row + 1, self.scale);
-                }
-            },
-        );
-    }
-}
-
-/// From `slopes = d loss / d weights` to `d loss / d scores`, in place.
-fn softmax_back(weights: &[f32], slopes: &mut [f32], seen: usize, scale: f32) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (weights, slopes) in weights.chunks(seen).zip(slopes.chunks_mut(seen)) {
-                let mean = dot(weights, slopes);
-                for (slope, weight) in slopes.iter_mut().zip(weights) {
-                    *slope = weight * (*slope - mean) * scale;
-                }
-            }
-        },
-    );
 }
 
 #[inline(always)]

@@ -62,7 +62,24 @@ pub struct Config {
     pub qk_norm: bool,
 }
 
+/// Longest context for which rotary angles are kept; a model that states more can still be used up to here.
+const LONGEST_CONTEXT: usize = 32 * 1024;
+
 impl Config {
+    /// Most tokens that a sequence may have.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.max_position_embeddings.min(LONGEST_CONTEXT)
+    }
+
+    /// # Errors
+    /// When a sequence of `tokens` does not fit the context.
+    pub fn check_length(&self, tokens: usize, what: &str) -> Result<()> {
+        let most = self.context();
+        ensure!(tokens <= most, "{what} has {tokens} tokens, more than the model's context of {most}");
+        Ok(())
+    }
+
     /// Reads the text of a `config.json`.
     ///
     /// # Errors

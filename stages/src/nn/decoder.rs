@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{
@@ -11,9 +11,6 @@ use super::{
     weights::{Weight, Weights},
 };
 use crate::kernels::{self, KeyValue, Rotary, Sequences};
-
-/// Longest context for which rotary angles are kept; a model that states more can still be used up to here.
-const LONGEST_CONTEXT: usize = 32 * 1024;
 
 /// A Llama, Qwen2 or Qwen3 model on one device.
 #[derive(Debug, Clone)]
@@ -128,10 +125,9 @@ impl Decoder {
                 },
             })
         };
-        let context = config.max_position_embeddings.min(LONGEST_CONTEXT);
         Ok(Self {
             config: config.clone(),
-            rotary: Rotary::new(config.head_dim, config.rope_theta, context),
+            rotary: Rotary::new(config.head_dim, config.rope_theta, config.context()),
             embed_tokens: take("model.embed_tokens.weight".into())?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             norm: take("model.norm.weight".into())?,
@@ -142,23 +138,6 @@ impl Decoder {
     #[must_use]
     pub fn device(&self) -> Device {
         self.norm.device()
-    }
-
-    /// Most tokens that a sequence may have.
-    #[must_use]
-    pub fn context(&self) -> usize {
-        self.config.max_position_embeddings.min(LONGEST_CONTEXT)
-    }
-
-    /// # Errors
-    /// When a sequence of `tokens` does not fit the model's context.
-    pub fn check_length(&self, tokens: usize, what: &str) -> Result<()> {
-        ensure!(
-            tokens <= self.context(),
-            "{what} has {tokens} tokens, more than the model's context of {}",
-            self.context()
-        );
-        Ok(())
     }
 
     /// The last hidden states, normed: `tokens` `[tokens]` to `[tokens, hidden]`.

@@ -1,13 +1,16 @@
 //! From rows with prompts to completions with text: what every stage that samples shares.
 //! Knows nothing of rewards.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use engine::{Cancelled, Context};
 use serde_json::Value;
 
 use crate::{
-    data::rows::Row,
+    data::{checkpoint::Checkpoint, rows::Row},
     decode::{self, Arrangement, Completion, Finish, Request, Sampling, Stop},
+    device::Compute,
     nn::decoder::Decoder,
     text::{encode, tokenizer::Tokenizer},
 };
@@ -30,7 +33,27 @@ impl Completed {
     }
 }
 
-/// A policy that can be asked.
+/// A policy on its device: read, not trained.
+pub struct Policy {
+    pub decoder: Decoder,
+    pub tokenizer: Tokenizer,
+}
+
+impl Policy {
+    /// # Errors
+    /// As [`Checkpoint::open`]; when this binary has no such device.
+    pub fn open(folder: &Path, compute: &Compute) -> Result<Self> {
+        let Checkpoint { config, weights, tokenizer } = Checkpoint::open(folder)?;
+        Ok(Self { decoder: Decoder::new(&config, &weights, &compute.device()?)?, tokenizer })
+    }
+
+    #[must_use]
+    pub fn speaker<'a>(&'a self, sampling: &'a Sampling, stop: &'a [String], compute: &Compute) -> Speaker<'a> {
+        Speaker { decoder: &self.decoder, tokenizer: &self.tokenizer, sampling, stop, slots: compute.slots }
+    }
+}
+
+/// A policy that is asked in one way.
 #[derive(Clone, Copy)]
 pub struct Speaker<'a> {
     pub decoder: &'a Decoder,

@@ -127,7 +127,7 @@ pub fn mean_loss(decoder: &Decoder, examples: &[Example], micro_batch_tokens: us
 fn batches(decoder: &Decoder, examples: &[Cow<Example>], micro_batch_tokens: usize) -> Result<Vec<Batch>> {
     let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
     for (i, length) in lengths.iter().enumerate() {
-        decoder.check_length(length.saturating_sub(1), &format!("example {} of the batch", i + 1))?;
+        decoder.config.check_length(length.saturating_sub(1), &format!("example {} of the batch", i + 1))?;
     }
     let batch = |run: std::ops::Range<usize>| {
         Batch::new(examples[run].iter().map(|example| (example.ids.as_slice(), example.trained.as_slice())))

@@ -1,0 +1,107 @@
+//! Tensors as rows of numbers, and the product of two matrices. Knows nothing of what they mean.
+
+use burn::{
+    backend::{TensorMetadata, flex::FlexTensor},
+    tensor::{DType, Shape},
+};
+
+pub(super) fn empty(shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::empty(shape.into(), DType::F32)
+}
+
+/// The same tensor in row-major order. Consumed, so that nobody else holds a dense one and writing happens in place.
+pub(super) fn owned(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
+}
+
+/// The tensor's elements in row-major order, and its last dimension.
+pub(super) struct Dense(pub(super) FlexTensor);
+
+impl Dense {
+    pub(super) fn new(tensor: &FlexTensor) -> Self {
+        Self(tensor.to_contiguous())
+    }
+
+    pub(super) fn slice(&self) -> &[f32] {
+        self.0.as_slice::<f32>().expect("to_contiguous made it dense")
+    }
+
+    pub(super) fn width(&self) -> usize {
+        let shape = self.0.shape();
+        shape[shape.num_dims() - 1]
+    }
+
+    pub(super) fn height(&self) -> usize {
+        self.slice().len() / self.width().max(1)
+    }
+}
+
+/// A pointer that tasks share while each writes its own, disjoint part.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(pub(super) *mut f32);
+// SAFETY: every user below hands each task a range that no other task touches.
+unsafe impl Send for Shared {}
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn of(tensor: &mut FlexTensor) -> Self {
+        Self(tensor.storage_mut::<f32>().as_mut_ptr())
+    }
+
+    /// # Safety
+    /// `offset` lies inside the tensor, and nobody else uses the part that the caller will write.
+    pub(super) unsafe fn at(self, offset: usize) -> *mut f32 {
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// A matrix operand by its first element and the distance between rows and between columns.
+#[derive(Clone, Copy)]
+pub(super) struct Operand(pub(super) *const f32, pub(super) usize, pub(super) usize);
+
+/// Where a product goes: first element, distance between rows, and whether it is added to what is there.
+#[derive(Clone, Copy)]
+pub(super) struct Target(pub(super) *mut f32, pub(super) usize, pub(super) bool);
+
+/// `target[m, n] (+)= left[m, k] right[k, n]`.
+///
+/// # Safety
+/// The pointers cover the matrices that the sizes and distances describe.
+pub(super) unsafe fn product(
+    [m, n, k]: [usize; 3],
+    target: Target,
+    left: Operand,
+    right: Operand,
+    parallelism: gemm::Parallelism,
+) {
+    let Target(to, to_row, add) = target;
+    let Operand(left, left_row, left_column) = left;
+    let Operand(right, right_row, right_column) = right;
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            to,
+            1,
+            to_row.cast_signed(),
+            add,
+            left,
+            left_column.cast_signed(),
+            left_row.cast_signed(),
+            right,
+            right_column.cast_signed(),
+            right_row.cast_signed(),
+            if add { 1.0 } else { 0.0 },
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+pub(super) fn threads() -> gemm::Parallelism {
+    gemm::Parallelism::Rayon(0)
+}
