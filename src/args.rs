@@ -29,7 +29,7 @@ Examples:
 Exit codes:
   0 done   1 a node or a test failed   2 a mistake in the command line or the pipeline
   3 the disk or the store failed   10 `plan --exit-code`: something would run
-  130 stopped by Ctrl-C   143 stopped by SIGTERM";
+  130 stopped by Ctrl-C   143 by SIGTERM   138 by SIGUSR1";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
@@ -93,6 +93,21 @@ pub struct Pick {
     pub force: Vec<String>,
 }
 
+/// How much at once, and what a failure ends.
+#[derive(Debug, Default, Args)]
+pub struct Pace {
+    /// How many cores to share out among nodes [default: all]
+    ///
+    /// A `command` takes one, or what its `run: { cores: N }` says. Every other stage uses all cores of the machine
+    /// and so runs alone, unless its device is not the CPU. Two nodes never share such a device.
+    #[arg(long, short, value_name = "N", default_value = "0", hide_default_value = true)]
+    pub jobs: usize,
+
+    /// After a failure, go on with whatever does not need the node that failed
+    #[arg(long, short)]
+    pub keep_going: bool,
+}
+
 const SELECTORS: &str = "\
 Selectors, as dbt's:
   grpo            the node; of a matrix, every instance      grpo[seed=1]    one instance
@@ -135,6 +150,8 @@ pub enum Verb {
         file: PathBuf,
         #[command(flatten)]
         pick: Pick,
+        #[command(flatten)]
+        pace: Pace,
         /// Only say what would be done: as `mashbill plan`
         #[arg(long, short = 'n')]
         dry_run: bool,

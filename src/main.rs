@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Verb::Check { file } => check::check(&file, &global),
         Verb::Plan { file, pick, json, exit_code } => plan::plan(&file, &pick, plan::Form { json, exit_code }, &global),
         Verb::Run { file, pick, dry_run: true, .. } => plan::plan(&file, &pick, plan::Form::default(), &global),
-        Verb::Run { file, pick, quiet, .. } => run::run(&file, &pick, quiet, &global),
+        Verb::Run { file, pick, pace, quiet, .. } => run::run(&file, &pick, &pace, quiet, &global),
         Verb::Explain { file, node } => explain::explain(&file, &node, &global),
         Verb::Show { file, node } => show::show(&file, &node, &global),
         Verb::Stages { name } => stages::stages(name.as_deref()),

@@ -21,6 +21,8 @@ pub enum Code {
     WouldRun = 10,
     /// Stopped by Ctrl-C, as shells count signals.
     Interrupted = 130,
+    /// Stopped by SIGUSR1.
+    Preempted = 138,
     /// Stopped by SIGTERM.
     Terminated = 143,
 }

@@ -1,13 +1,14 @@
-//! A run as it happens: one moving line a node for a person, a few plain lines for a log.
+//! A run as it happens: a moving line for each node that runs for a person, a few plain lines for a log.
 
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal, stderr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use engine::{Event, Outcome, Progress, Reason, Watch};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::screen::{self, BOLD, GREEN, RED, RESET};
 
@@ -17,23 +18,34 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Tells every event on stderr.
 pub fn watch() -> Watch {
     let is_person = stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-    let now = Mutex::new(Now::new());
+    let bars = is_person.then(MultiProgress::new);
+    if let Some(bars) = &bars {
+        screen::set_bars(bars.clone());
+    }
+    // The nodes that run now.
+    let running = Mutex::new(BTreeMap::new());
     Arc::new(move |event| {
-        let mut now = now.lock().expect("no holder of this lock panics");
+        let mut running = running.lock().expect("no holder of this lock panics");
         match event {
             Event::Started { node, reasons, resumes } => {
-                *now = Now::new();
                 screen::note(&start_line(&node.name, node.stage, reasons, *resumes));
-                if is_person {
-                    now.show_bar(&node.name);
-                }
+                running.insert(node.name.clone(), Running::new(&node.name, bars.as_ref()));
+            }
+            Event::Retrying { node, error, pause } => {
+                running.remove(&node.name);
+                let pause = duration(*pause);
+                screen::note(&format!("{BOLD}{}{RESET} {RED}failed{RESET}, again in {pause}: {error}", node.name));
             }
             Event::Waiting { node } => {
                 screen::note(&format!("{BOLD}{}{RESET} waits: another process is making it", node.name));
             }
-            Event::Progress { node, progress } => now.progress(node, progress),
+            Event::Progress { node, progress } => {
+                if let Some(running) = running.get_mut(*node) {
+                    running.progress(node, progress);
+                }
+            }
             Event::Finished(report) => {
-                now.hide_bar();
+                running.remove(&report.node);
                 let time = duration(Duration::from_secs_f64(report.seconds));
                 let node = format!("{BOLD}{}{RESET}", report.node);
                 match &report.outcome {
@@ -53,31 +65,23 @@ fn start_line(node: &str, stage: &str, reasons: &[Reason], resumes: bool) -> Str
     format!("{BOLD}{node}{RESET}{how} ({stage}): {}", reasons.join("; "))
 }
 
-/// The node that runs now.
-struct Now {
+/// A node that runs now.
+struct Running {
     bar: Option<ProgressBar>,
     /// Where the stage began to count, and when: a resumed one doesn't begin at zero.
     first: Option<(u64, Instant)>,
     last_line: Instant,
 }
 
-impl Now {
-    fn new() -> Self {
-        Self { bar: None, first: None, last_line: Instant::now() }
-    }
-
-    fn show_bar(&mut self, node: &str) {
-        let bar = ProgressBar::no_length().with_prefix(node.to_owned()).with_style(style("{prefix:.bold} {spinner}"));
-        bar.enable_steady_tick(Duration::from_millis(250));
-        screen::set_bar(Some(bar.clone()));
-        self.bar = Some(bar);
-    }
-
-    fn hide_bar(&mut self) {
-        screen::set_bar(None);
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+impl Running {
+    fn new(node: &str, bars: Option<&MultiProgress>) -> Self {
+        let bar = bars.map(|bars| {
+            let bar = ProgressBar::no_length().with_prefix(node.to_owned());
+            let bar = bars.add(bar.with_style(style("{prefix:.bold} {spinner}")));
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        Self { bar, first: None, last_line: Instant::now() }
     }
 
     fn progress(&mut self, node: &str, progress: &Progress) {
@@ -100,6 +104,14 @@ impl Now {
             self.last_line = Instant::now();
             let of = if *total > 0 { format!("/{total}") } else { String::new() };
             screen::note(&format!("{node} {done}{of} {figures}"));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 }

@@ -1,12 +1,15 @@
 //! `mashbill run`: makes what is not there, then says what came of each node.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use engine::{NodeReport, Options, Outcome, Report};
 use serde_json::{Map, Value};
 
 use crate::{
-    args::{Global, Pick},
+    args::{Global, Pace, Pick},
     outcome::{Code, Trouble},
     pick, pipeline,
     progress::{self, duration},
@@ -17,19 +20,20 @@ use crate::{
 /// Widest remark in the table.
 const REMARK: usize = 90;
 
-pub fn run(file: &Path, pick: &Pick, quiet: bool, global: &Global) -> Result<Code, Trouble> {
+pub fn run(file: &Path, pick: &Pick, pace: &Pace, quiet: bool, global: &Global) -> Result<Code, Trouble> {
     let plan = pipeline::plan(file, global)?;
     let store = pipeline::store(&plan.root, global)?;
     let watch = if quiet { Options::default().watch } else { progress::watch() };
     let (plan, options) = pick::picked(plan, pick, &store)?;
-    let options = Options { watch, ..options };
+    let options = Options { watch, jobs: pace.jobs, keep_going: pace.keep_going, ..options };
     pick::check(&plan, &options, &store)?;
     let stop = signals::listen(options.cancel.clone())
         .map_err(|error| Trouble::usage(format!("cannot listen for signals: {error}")))?;
+    let begun = Instant::now();
     let report = engine::run(&plan, &store, &options);
 
     if !quiet {
-        tell(&report);
+        tell(&report, begun.elapsed());
     }
     if let Some((node, failure)) = report.failure() {
         let place = plan.node(&node.node).map_or(String::new(), |node| format!(" ({})", node.place));
@@ -54,7 +58,7 @@ pub fn run(file: &Path, pick: &Pick, quiet: bool, global: &Global) -> Result<Cod
     Ok(Code::Done)
 }
 
-fn tell(report: &Report) {
+fn tell(report: &Report, time: Duration) {
     table(&report.nodes.iter().map(row).collect::<Vec<_>>());
     let count = |name: &str| report.count(|outcome| outcome.to_string() == name);
     let counts: Vec<String> = ["reused", "made", "failed", "skipped"]
@@ -62,8 +66,7 @@ fn tell(report: &Report) {
         .filter(|name| count(name) > 0)
         .map(|name| format!("{} {name}", count(name)))
         .collect();
-    let seconds = report.nodes.iter().map(|node| node.seconds).sum();
-    say!("{BOLD}{} in {}{RESET}", counts.join(", "), duration(Duration::from_secs_f64(seconds)));
+    say!("{BOLD}{} in {}{RESET}", counts.join(", "), duration(time));
 
     let made = report.nodes.iter().rfind(|node| matches!(node.outcome, Outcome::Made));
     if let Some(artifact) = made.and_then(|node| node.artifact.as_ref())

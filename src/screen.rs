@@ -7,7 +7,7 @@ use std::{
     sync::Mutex,
 };
 
-use indicatif::ProgressBar;
+use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Color;
@@ -19,8 +19,8 @@ pub const GREEN: &str = "\x1b[32m";
 pub const YELLOW: &str = "\x1b[33m";
 pub const RESET: &str = "\x1b[0m";
 
-/// The line that moves, if there is one: whoever else writes must step over it.
-static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+/// The lines that move, if there are any: whoever else writes must step over them.
+static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
 pub fn set_up(color: Color) {
     match color {
@@ -50,13 +50,13 @@ pub fn error(message: &str) {
     note(&format!("{RED}error{RESET}{BOLD}: {message}{RESET}"));
 }
 
-pub fn set_bar(bar: Option<ProgressBar>) {
-    *BAR.lock().expect("no holder of this lock panics") = bar;
+pub fn set_bars(bars: MultiProgress) {
+    *BARS.lock().expect("no holder of this lock panics") = Some(bars);
 }
 
 fn step_over(write: impl FnOnce()) {
-    match &*BAR.lock().expect("no holder of this lock panics") {
-        Some(bar) => bar.suspend(write),
+    match &*BARS.lock().expect("no holder of this lock panics") {
+        Some(bars) => bars.suspend(write),
         None => write(),
     }
 }

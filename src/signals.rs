@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the running stage to save and stop, the second ends at once.
+//! Ctrl-C, SIGTERM and SIGUSR1: the first asks the running stages to save and stop, the second ends at once.
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
 
 use engine::Cancel;
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGINT, SIGTERM, SIGUSR1},
     iterator::Signals,
 };
 
@@ -31,6 +31,8 @@ fn code_of(signal: i32) -> Option<Code> {
     match signal {
         SIGINT => Some(Code::Interrupted),
         SIGTERM => Some(Code::Terminated),
+        // What schedulers of clusters send before they take the machine away.
+        SIGUSR1 => Some(Code::Preempted),
         _ => None,
     }
 }
@@ -38,7 +40,7 @@ fn code_of(signal: i32) -> Option<Code> {
 /// Listens from now on.
 pub fn listen(cancel: Cancel) -> std::io::Result<Stop> {
     let stop = Stop::default();
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])?;
     let heard = stop.clone();
     thread::spawn(move || {
         for signal in signals.forever() {
@@ -48,7 +50,7 @@ pub fn listen(cancel: Cancel) -> std::io::Result<Stop> {
             }
             heard.0.store(signal, Ordering::SeqCst);
             cancel.cancel();
-            screen::note("stopping as soon as the stage has saved what it has; once more ends at once");
+            screen::note("stopping as soon as the running stages have saved what they have; once more ends at once");
         }
     });
     Ok(stop)

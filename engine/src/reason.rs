@@ -80,13 +80,8 @@ pub(crate) type Known = BTreeMap<String, (Artifact, Legend)>;
 /// Reads whatever decides the node's result.
 pub(crate) fn gather(plan: &Plan, node: &Node, store: &Store, known: &Known) -> anyhow::Result<Gathered> {
     let mut with = node.with.clone();
-    let (mut sources, mut files) = (BTreeMap::new(), BTreeMap::new());
+    let (sources, files) = sources(plan, node, store)?;
     for source in &node.sources {
-        let about = || format!("reading with.{} `{}`", source.parameter, source.path.display());
-        let paths = source.files(&plan.root).with_context(about)?;
-        let digests: std::io::Result<Vec<Digest>> = paths.iter().map(|path| store.digest(path)).collect();
-        sources.insert(source.parameter.clone(), digests.with_context(about)?);
-        files.insert(source.parameter.clone(), paths.iter().map(|path| below(&plan.root, path)).collect());
         // The bytes decide, not where they lie.
         *parameter(&mut with, &source.parameter) = Value::Null;
     }
@@ -113,6 +108,24 @@ pub(crate) fn gather(plan: &Plan, node: &Node, store: &Store, known: &Known) -> 
         inputs,
     };
     Ok(Gathered { facts, legend: Legend { places: node.places.clone(), files }, unknown })
+}
+
+/// By parameter, the digests of a node's sources and of what they pull in.
+type Digests = BTreeMap<String, Vec<Digest>>;
+/// By parameter, where those lie.
+type Files = BTreeMap<String, Vec<PathBuf>>;
+
+/// Reads every source of a node.
+pub(crate) fn sources(plan: &Plan, node: &Node, store: &Store) -> anyhow::Result<(Digests, Files)> {
+    let (mut sources, mut files) = (BTreeMap::new(), BTreeMap::new());
+    for source in &node.sources {
+        let about = || format!("reading with.{} `{}`", source.parameter, source.path.display());
+        let paths = source.files(&plan.root).with_context(about)?;
+        let digests: std::io::Result<Vec<Digest>> = paths.iter().map(|path| store.digest(path)).collect();
+        sources.insert(source.parameter.clone(), digests.with_context(about)?);
+        files.insert(source.parameter.clone(), paths.iter().map(|path| below(&plan.root, path)).collect());
+    }
+    Ok((sources, files))
 }
 
 fn below(root: &Path, path: &Path) -> PathBuf {

@@ -40,6 +40,10 @@ pub enum StoreError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("the store `{}` has format {found:?}, and this program reads format {FORMAT:?}", path.display())]
     Format { path: PathBuf, found: String },
+    #[error("the folder `{}` vanished while a node worked in it", path.display())]
+    Gone { path: PathBuf },
+    #[error("the disk is full at `{}`", path.display())]
+    Full { path: PathBuf },
 }
 
 /// Why a draft cannot be published: the stage's doing, not the store's.
@@ -141,13 +145,7 @@ impl Store {
     pub fn open(&self, facts: &Facts, patience: &mut dyn FnMut() -> bool) -> Result<Lookup<'_>, StoreError> {
         let fingerprint = Fingerprint::of(facts);
         let folder = self.draft_folder(fingerprint);
-        if let Found::Whole(artifact) = self.find(fingerprint)? {
-            // Left by a process that was killed between publishing and tidying up.
-            if folder.exists()
-                && let Ok(Some(_held)) = lock(&folder, &mut || false)
-            {
-                let _ = fs::remove_dir_all(&folder);
-            }
+        if let Found::Whole(artifact) = self.reuse(fingerprint)? {
             return Ok(Lookup::Hit(artifact));
         }
         self.lay_out()?;
@@ -165,9 +163,38 @@ impl Store {
                 Some(what)
             }
         };
-        let draft = Draft { store: self, folder, facts: facts.clone(), fingerprint, damage, lock };
+        let is_anew = false;
+        let draft = Draft { store: self, folder, facts: facts.clone(), fingerprint, damage, is_anew, lock };
         draft.clear()?;
         Ok(Lookup::Miss(draft))
+    }
+
+    /// A draft for a result that may be there already, and which it will take the place of.
+    ///
+    /// # Errors
+    /// When the disk does not do what it should.
+    pub fn open_anew(&self, facts: &Facts, patience: &mut dyn FnMut() -> bool) -> Result<Lookup<'_>, StoreError> {
+        let fingerprint = Fingerprint::of(facts);
+        let folder = self.draft_folder(fingerprint);
+        self.lay_out()?;
+        let Some(lock) = lock(&folder, patience)? else { return Ok(Lookup::Busy) };
+        let draft = Draft { store: self, folder, facts: facts.clone(), fingerprint, damage: None, is_anew: true, lock };
+        draft.clear()?;
+        Ok(Lookup::Miss(draft))
+    }
+
+    /// Looks for a result, as [`Store::find`] does, and clears away what is left of its draft.
+    pub(crate) fn reuse(&self, fingerprint: Fingerprint) -> Result<Found, StoreError> {
+        let found = self.find(fingerprint)?;
+        let folder = self.draft_folder(fingerprint);
+        // Left by a process that was killed between publishing and tidying up.
+        if matches!(found, Found::Whole(_))
+            && folder.exists()
+            && let Ok(Some(_held)) = lock(&folder, &mut || false)
+        {
+            let _ = fs::remove_dir_all(&folder);
+        }
+        Ok(found)
     }
 
     /// Is there a draft that somebody began, with something in its scratch folder?
@@ -297,6 +324,8 @@ pub struct Draft<'a> {
     fingerprint: Fingerprint,
     /// What was wrong with the result that lay here before.
     pub damage: Option<String>,
+    /// It takes the place of a result that is there.
+    is_anew: bool,
     /// Held until the draft is dropped; the kernel lets go of it when the process dies.
     lock: File,
 }
@@ -327,8 +356,8 @@ impl Draft<'_> {
     ///
     /// # Errors
     /// When the process has too many files open.
-    pub(crate) fn lock(&self) -> Result<File, StoreError> {
-        self.lock.try_clone().at("share the lock of", &self.folder)
+    pub(crate) fn lock(&self) -> Result<Option<File>, StoreError> {
+        self.lock.try_clone().map(Some).at("share the lock of", &self.folder)
     }
 
     /// Makes what was written final. The manifest comes last, and all of it appears under its fingerprint by one
@@ -369,6 +398,9 @@ impl Draft<'_> {
 
         let artifacts = self.store.root.join("artifacts");
         let folder = self.store.artifact_folder(self.fingerprint);
+        if self.is_anew && folder.exists() {
+            self.store.quarantine(self.fingerprint)?;
+        }
         fs::rename(&done, &folder).at("move", &done)?;
         sync(&artifacts)?;
         // Published is published: what is left of the draft is only in the way, and the next one clears it.

@@ -65,7 +65,7 @@ fn drafts(project: &Path) -> usize {
 
 #[test]
 fn ctrl_c_ends_with_130_and_the_next_run_continues() {
-    for (name, code) in [("-INT", 130), ("-TERM", 143)] {
+    for (name, code) in [("-INT", 130), ("-TERM", 143), ("-USR1", 138)] {
         let project = project();
         let child = project.start("run p.yaml");
         wait_until_slow_runs(&project);

@@ -1,14 +1,18 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    Verdict,
+    Cancelled, Context, Outcome, Verdict,
     diagnostic::Place,
     forecast,
     plan::{NodeInput, NodeSource},
@@ -369,6 +373,7 @@ fn events_tell_start_progress_and_end_of_each_node() {
             told.lock().unwrap().push(match event {
                 Event::Started { node, reasons, .. } => format!("{} starts: {}", node.name, lines(reasons)),
                 Event::Waiting { node } => format!("{} waits", node.name),
+                Event::Retrying { node, error, .. } => format!("{} again: {error}", node.name),
                 Event::Progress { node, progress } => {
                     format!("{node} {}/{} {}", progress.done, progress.total, progress.message)
                 }

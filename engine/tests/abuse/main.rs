@@ -5,3 +5,4 @@
 
 mod command;
 mod project;
+mod schedule;
