@@ -44,7 +44,15 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FOLDER", env = "MASHBILL_STORE")]
     pub store: Option<PathBuf>,
 
-    /// Replace a value of the pipeline: `--set vars.group=4 --set nodes.grpo.with.steps=20`
+    /// Lay a profile of the pipeline over it; of several, the last one wins
+    #[arg(long, global = true, value_name = "NAME", value_delimiter = ',')]
+    pub profile: Vec<String>,
+
+    /// Replace a value of the pipeline: `--set vars.group=4 --set grpo.steps=20`
+    ///
+    /// `grpo.steps` is short for `nodes.grpo.with.steps`. The value is read as YAML: `[1, 2]`, `null`, `"5"`. Items of
+    /// lists go by their number: `report.inputs.policies.0=base`. `+path=value` adds a key, or an item to a list;
+    /// `~path` removes.
     #[arg(long, global = true, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
 
