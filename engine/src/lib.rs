@@ -38,7 +38,10 @@ pub use report::{Failure, NodeReport, Outcome, Report};
 pub use run::{Event, Options, Watch, run};
 pub use schema::ParameterInfo;
 pub use select::{Outside, Scope, SelectError};
-pub use spec::{Sources, Spec};
+pub use spec::{Sources, Spec, read_duration};
 pub use stage::{Arity, Input, NoSettings, OtherInputs, Problem, Source, Stage};
-pub use store::{Artifact, Draft, Found, Last, Lookup, PublishError, Store, StoreError};
+pub use store::{
+    Artifact, Candidate, Damage, Draft, Examined, Found, Keep, Last, Lease, Lookup, PackError, PublishError, Store,
+    StoreError, Sweep, Why,
+};
 pub use suggestion::hint;

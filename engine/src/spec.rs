@@ -23,6 +23,8 @@ use std::{
     time::Duration,
 };
 
+pub use duration::read_duration;
+
 use crate::{
     code,
     diagnostic::{Diagnostic, Span, Text},
