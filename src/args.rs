@@ -189,7 +189,7 @@ pub enum Verb {
         /// Keep also what nobody needs, what was used last first, as far as the store stays below this: `50G`
         #[arg(long, value_name = "SIZE", value_parser = bytes)]
         keep_size: Option<u64>,
-        /// Keep what was used so recently: `90m`, `12h`, `7d`
+        /// Keep what was used so recently: `90m`, `12h`, `7d`; what a run left unfinished stays a week at least
         #[arg(long, value_name = "TIME", value_parser = engine::read_duration, default_value = "1d")]
         older_than: Duration,
         /// Remove it

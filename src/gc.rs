@@ -15,6 +15,9 @@ use crate::{
     screen::{self, BOLD, DIM, RESET, say, size, table},
 };
 
+/// A training that was stopped can be continued for at least so long.
+const UNFINISHED: Duration = Duration::from_hours(7 * 24);
+
 /// What the command line says of what to keep.
 pub struct Wanted {
     pub files: Vec<PathBuf>,
@@ -40,7 +43,13 @@ pub fn gc(wanted: &Wanted, global: &Global) -> Result<Code, Trouble> {
             };
         }
     }
-    let keep = Keep { roots, last_results: wanted.files.is_empty(), grace: wanted.grace, size: wanted.keep_size };
+    let keep = Keep {
+        roots,
+        last_results: wanted.files.is_empty(),
+        grace: wanted.grace,
+        unfinished: wanted.grace.max(UNFINISHED),
+        size: wanted.keep_size,
+    };
     let survey = store.survey(&keep)?;
     table(&survey.remove.iter().map(row).collect::<Vec<_>>());
     let count = |why: Why| survey.keep.iter().filter(|(_, other)| *other == why).count();
