@@ -51,7 +51,7 @@ pub fn unpack(from: &Path, global: &Global) -> Result<Code, Trouble> {
     let store = pipeline::store(&root, global)?;
     let mut file = File::open(from).map_err(|error| cannot("read", from, &error))?;
     let mut head = Vec::new();
-    let read = file.by_ref().take(4).read_to_end(&mut head).and_then(|_| file.rewind());
+    let read = (&file).take(4).read_to_end(&mut head).and_then(|_| file.rewind());
     read.map_err(|error| cannot("read", from, &error))?;
     let artifact = if head == ZSTD {
         let archive = zstd::Decoder::new(file).map_err(|error| cannot("read", from, &error))?;

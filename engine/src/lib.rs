@@ -22,6 +22,8 @@ mod select;
 mod spec;
 mod stage;
 mod store;
+#[cfg(test)]
+mod storm;
 mod suggestion;
 
 pub use command::{Command, Settings as CommandSettings};

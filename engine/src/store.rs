@@ -48,6 +48,8 @@ use crate::{
     },
 };
 
+#[cfg(test)]
+pub(crate) use disk::fault;
 pub use draft::Draft;
 pub use gc::{Candidate, Keep, Sweep, Why};
 pub use lease::Lease;

@@ -37,6 +37,10 @@ pub(super) fn try_rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fault::point().and_then(|()| fs::copy(from, to)).map(drop).at("copy", from)
+}
+
 /// A second name for a file; for whom that is no failure.
 pub(super) fn try_link(file: &Path, name: &Path) -> io::Result<()> {
     fault::point()?;
@@ -141,6 +145,11 @@ pub(crate) mod fault {
     /// From the `steps`-th step of this thread on there is no room on the disk.
     pub fn fill_disk_in(steps: Option<u64>) {
         FULL_IN.set(steps);
+    }
+
+    /// As many as this process took.
+    pub fn steps() -> u64 {
+        STEPS.load(Ordering::SeqCst)
     }
 
     pub fn point() -> io::Result<()> {

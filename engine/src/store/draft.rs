@@ -14,7 +14,9 @@ use crate::{
     manifest::{FileEntry, Manifest, Provenance},
     store::{
         Artifact, Found, PublishError, Store, StoreError,
-        disk::{At, make_folder, remove_folder, rename, seal, sync, sync_folders, try_link, try_rename, write_sealed},
+        disk::{
+            At, copy, make_folder, remove_folder, rename, seal, sync, sync_folders, try_link, try_rename, write_sealed,
+        },
         entries, has_entries,
         lock::{host_prefix, unique_name},
         to_json,
@@ -118,8 +120,9 @@ impl<'a> Draft<'a> {
         rename(&output, &done.join("data"))?;
         let mut records = BTreeMap::new();
         for name in files_below(&self.records(), Links::Refuse).at("read", &self.records())? {
+            // Not moved: who is killed before the end continues with them.
             let to = done.join(&name);
-            rename(&self.records().join(&name), &to)?;
+            copy(&self.records().join(&name), &to)?;
             let size = seal(&to)?;
             let digest = self.store.digest(&to).at("read", &to)?;
             records.insert(name, FileEntry { size, digest });

@@ -514,3 +514,24 @@ fn a_packed_result_is_the_same_elsewhere_and_an_altered_one_is_refused() {
     assert!(refused > 50, "{refused}");
     assert!(Store::at(tempfile::tempdir().unwrap().path()).unwrap().unpack(&packed[..packed.len() / 2]).is_err());
 }
+
+/// A kill while a result was being published once took the records with it, but left the saved state that they go with.
+#[test]
+fn who_is_stopped_while_publishing_keeps_state_and_records_together() {
+    for steps in 0.. {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::at(folder.path()).unwrap();
+        let first = draft(&store, &facts(1));
+        fs::write(first.scratch().join("saved"), "5").unwrap();
+        fs::write(first.records().join("metrics.jsonl"), "{}\n").unwrap();
+        fs::write(first.output().join("rows"), "1").unwrap();
+        fault::fill_disk_in(Some(steps));
+        let published = first.publish("rows", provenance());
+        fault::fill_disk_in(None);
+        if published.is_ok() {
+            break;
+        }
+        let Lookup::Miss(second) = store.open(&facts(1), &mut || false).unwrap() else { break };
+        assert!(second.scratch().join("saved").exists() && second.records().join("metrics.jsonl").exists());
+    }
+}
