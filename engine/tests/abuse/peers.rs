@@ -174,7 +174,7 @@ fn a_file_that_is_written_again_with_the_same_bytes_changes_nothing() {
     assert_eq!(project.outcomes(), "reused");
 }
 
-/// [Tango, ZenML, Nextflow: the name is part of the key]
+/// [Tango, `ZenML`, Nextflow: the name is part of the key]
 #[test]
 fn a_node_by_another_name_is_the_same_node() {
     let project = Project::new(COPY, &[("in.txt", "1")]);
@@ -183,7 +183,7 @@ fn a_node_by_another_name_is_the_same_node() {
     assert_eq!(project.outcomes(), "reused");
 }
 
-/// [ZenML: both have one key]
+/// [`ZenML`: both have one key]
 #[test]
 fn a_number_is_not_a_text() {
     let project = Project::new("nodes:\n  a: { stage: echo, with: { value: 1 } }\n", &[]);
@@ -230,7 +230,7 @@ const HERE: &str = "MASHBILL_TEST_HERE";
 fn child() {
     if let Some(here) = std::env::var_os(HERE) {
         let report = Project::in_folder(Path::new(&here)).run();
-        std::process::exit(if report.failure().is_none() { 0 } else { 1 });
+        std::process::exit(i32::from(report.failure().is_some()));
     }
 }
 
