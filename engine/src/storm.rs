@@ -297,3 +297,72 @@ fn a_thousand_kills_lose_nothing() {
     println!("{toll:?} in {:.0} s", begun.elapsed().as_secs_f64());
     assert!(toll.killed >= 1_000, "{toll:?}");
 }
+
+/// A disk of its own at a folder, until this value is gone.
+struct Disk<'a>(&'a Path);
+
+impl<'a> Disk<'a> {
+    /// None where nobody may mount one.
+    fn mount(at: &'a Path, kilobytes: u64) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let size = format!("size={kilobytes}k");
+        mount(&["-t", "tmpfs", "-o", &size, "tmpfs"], at).then_some(Self(at))
+    }
+
+    fn grow(&self) {
+        assert!(mount(&["-o", "remount,size=64m"], self.0));
+    }
+}
+
+fn mount(words: &[&str], at: &Path) -> bool {
+    let status = Process::new("mount").args(words).arg(at).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _ = Process::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// Runs on disks of these sizes, then gives each the room that it lacked. How many runs it stopped, and how many of those
+/// said that it was the disk; none where nobody may mount one.
+fn fill_disks(sizes: impl Iterator<Item = u64>) -> Option<(usize, usize)> {
+    let (expected, ..) = undisturbed();
+    let (mut stopped, mut told) = (0, 0);
+    for kilobytes in sizes {
+        let here = here();
+        let at = here.path().join("store");
+        let Some(disk) = Disk::mount(&at, kilobytes) else {
+            eprintln!("SKIPPED: mounting a disk is not permitted here");
+            return None;
+        };
+        let options = Options { jobs: 2, ..Options::default() };
+        let report = run(&plan(here.path()), &store(here.path()), &options);
+        if let Some((_, failure)) = report.failure() {
+            stopped += 1;
+            told += usize::from(failure.is_infrastructure);
+        }
+        disk.grow();
+        for (node, result) in finish(here.path()) {
+            assert_eq!(result, expected[&node], "{node} after a disk of {kilobytes} kB");
+        }
+    }
+    Some((stopped, told))
+}
+
+#[test]
+fn a_disk_that_fills_up_loses_nothing() {
+    if let Some((stopped, told)) = fill_disks([40, 300, 900].into_iter()) {
+        assert!(stopped == 3 && told >= 2, "{stopped} stopped, {told} told why");
+    }
+}
+
+#[test]
+#[ignore = "a minute"]
+fn a_disk_that_fills_up_at_any_size_loses_nothing() {
+    if let Some((stopped, told)) = fill_disks((8..=2_000).step_by(16)) {
+        println!("{stopped} runs stopped by a full disk, {told} of them said so");
+        assert!(stopped >= 100, "{stopped}");
+    }
+}

@@ -230,6 +230,9 @@ const HERE: &str = "MASHBILL_TEST_HERE";
 fn child() {
     if let Some(here) = std::env::var_os(HERE) {
         let report = Project::in_folder(Path::new(&here)).run();
+        if let Some((node, failure)) = report.failure() {
+            println!("{}: {:#}", node.node, failure.error);
+        }
         std::process::exit(i32::from(report.failure().is_some()));
     }
 }
@@ -359,4 +362,40 @@ fn forcing_and_failing_leaves_the_earlier_result() {
     let force = std::collections::BTreeSet::from(["a".to_owned()]);
     assert_eq!(words(&project.run_with(&Options { force, ..Options::default() })), "failed");
     assert_eq!(project.outcomes(), "reused");
+}
+
+/// [everywhere: a token that a program printed lies in a log for ever]
+#[test]
+fn the_value_of_a_declared_variable_is_written_down_nowhere() {
+    const CANARY: &str = "canary-2718281828";
+    let pipeline = "\
+env: [MASHBILL_TEST_TOKEN]
+nodes:
+  a: { stage: command, with: { sh: \"echo token $MASHBILL_TEST_TOKEN; printf %s $MASHBILL_TEST_TOKEN | wc -c > $OUTPUT/length\" } }
+  b: { stage: command, with: { sh: \"echo $MASHBILL_TEST_TOKEN $INPUT_x; exit 3\" }, inputs: { x: a } }
+";
+    let project = Project::new(pipeline, &[]);
+    let mut process = Process::new(std::env::current_exe().unwrap());
+    process.args(["peers::child", "--exact", "--ignored", "--nocapture"]);
+    process.env(HERE, project.path()).env("MASHBILL_TEST_TOKEN", CANARY);
+    let output = process.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(project.output("a", "length").trim(), CANARY.len().to_string());
+    let log = fs::read_to_string(project.data("a").with_file_name("log.txt")).unwrap();
+    assert_eq!(log, "token ***\n");
+    let canary = Process::new("grep").args(["-rl", CANARY]).arg(project.path().join(".store")).output().unwrap();
+    assert_eq!(String::from_utf8(canary.stdout).unwrap(), "");
+    let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(told.contains("b: the program ended with exit status: 3\nthe last that it wrote:\n***"), "{told}");
+    assert!(!told.contains(CANARY), "{told}");
+    // With another value, or none, the result is the same.
+    let process = Process::new(std::env::current_exe().unwrap())
+        .args(["peers::child", "--exact", "--ignored"])
+        .env(HERE, project.path())
+        .env("MASHBILL_TEST_TOKEN", "another")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert_eq!(process.unwrap().code(), Some(1));
+    assert_eq!(project.output("a", "length").trim(), CANARY.len().to_string());
 }
