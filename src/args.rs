@@ -1,7 +1,7 @@
 //! The command line: every verb and flag with the sentence that explains it.
 //! Knows nothing of what the verbs do.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -44,7 +44,15 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FOLDER", env = "MASHBILL_STORE")]
     pub store: Option<PathBuf>,
 
-    /// Replace a value of the pipeline: `--set vars.group=4 --set nodes.grpo.with.steps=20`
+    /// Lay a profile of the pipeline over it; of several, the last one wins
+    #[arg(long, global = true, value_name = "NAME", value_delimiter = ',')]
+    pub profile: Vec<String>,
+
+    /// Replace a value of the pipeline: `--set vars.group=4 --set grpo.steps=20`
+    ///
+    /// `grpo.steps` is short for `nodes.grpo.with.steps`. The value is read as YAML: `[1, 2]`, `null`, `"5"`. Items of
+    /// lists go by their number: `report.inputs.policies.0=base`. `+path=value` adds a key, or an item to a list;
+    /// `~path` removes.
     #[arg(long, global = true, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
 
@@ -171,6 +179,53 @@ pub enum Verb {
         file: PathBuf,
         node: String,
     },
+    /// Say what of the store nobody needs any more, and remove it with `--apply`
+    ///
+    /// Needed is what the given pipelines have now; without any, what every node that was ever run here had last. Pinned
+    /// results and those that a run uses at the moment stay in any case.
+    Gc {
+        /// Pipelines whose results are needed
+        files: Vec<PathBuf>,
+        /// Keep also what nobody needs, what was used last first, as far as the store stays below this: `50G`
+        #[arg(long, value_name = "SIZE", value_parser = bytes)]
+        keep_size: Option<u64>,
+        /// Keep what was used so recently: `90m`, `12h`, `7d`; what a run left unfinished stays a week at least
+        #[arg(long, value_name = "TIME", value_parser = engine::read_duration, default_value = "1d")]
+        older_than: Duration,
+        /// Remove it
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Keep a node's result whatever `gc` is asked for
+    Pin {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        node: String,
+    },
+    /// Keep a node's result only while it is needed
+    Unpin {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        node: String,
+    },
+    /// Read every byte of the store, and set aside what is not what was published
+    Verify,
+    /// Write a node's result as one file, to carry elsewhere
+    Pack {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        node: String,
+        /// The archive: `model.tar`, or `model.tar.zst` for a compressed one
+        to: PathBuf,
+    },
+    /// Take a packed result into the store, after every byte of it was found right
+    ///
+    /// A digest tells that nothing was altered on the way, not that the result was made as it says: unpack what comes
+    /// from people whom you would let run the pipeline for you.
+    Unpack {
+        /// The archive
+        from: PathBuf,
+    },
     /// List the stages, or the parameters of one
     Stages { name: Option<String> },
     /// Run the `test_` functions of plugins
@@ -179,4 +234,46 @@ pub enum Verb {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+}
+
+/// `50G`, `200MB`, `1.5 TB`: as disks are sold, in powers of a thousand.
+fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    let power = match text[digits..].trim().trim_end_matches(['B', 'b']) {
+        "" => 0,
+        "k" | "K" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        _ => return Err("write it as `500M`, `50G` or `2T`".into()),
+    };
+    let number: f64 = text[..digits].parse().map_err(|_| "write it as `500M`, `50G` or `2T`".to_owned())?;
+    Ok((number * 1000_f64.powi(power)) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_disks_are_sold() {
+        let cases = [
+            ("50G", Some(50_000_000_000)),
+            ("1.5 TB", Some(1_500_000_000_000)),
+            ("200MB", Some(200_000_000)),
+            ("7", Some(7)),
+            ("G", None),
+            ("5x", None),
+        ];
+        for (text, size) in cases {
+            assert_eq!(bytes(text).ok(), size, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Command::command().debug_assert();
+    }
 }

@@ -4,7 +4,9 @@ mod age;
 mod args;
 mod check;
 mod explain;
+mod gc;
 mod outcome;
+mod pack;
 mod pick;
 mod pipeline;
 mod plan;
@@ -15,6 +17,7 @@ mod show;
 mod signals;
 mod stages;
 mod test;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,14 @@ fn main() -> ExitCode {
         Verb::Run { file, pick, pace, quiet, .. } => run::run(&file, &pick, &pace, quiet, &global),
         Verb::Explain { file, node } => explain::explain(&file, &node, &global),
         Verb::Show { file, node } => show::show(&file, &node, &global),
+        Verb::Gc { files, keep_size, older_than, apply } => {
+            gc::gc(&gc::Wanted { files, keep_size, grace: older_than, is_applied: apply }, &global)
+        }
+        Verb::Pin { file, node } => gc::pin(&file, &node, true, &global),
+        Verb::Unpin { file, node } => gc::pin(&file, &node, false, &global),
+        Verb::Verify => verify::verify(&global),
+        Verb::Pack { file, node, to } => pack::pack(&file, &node, &to, &global),
+        Verb::Unpack { from } => pack::unpack(&from, &global),
         Verb::Stages { name } => stages::stages(name.as_deref()),
         Verb::Test { paths } => test::test(&paths, &global),
     };

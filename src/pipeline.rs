@@ -21,7 +21,8 @@ pub fn plan(file: &Path, global: &Global) -> Result<Plan, Trouble> {
     };
     let seed = global.seed.map(|seed| format!("seed={seed}"));
     let overrides = seed.into_iter().chain(global.set.iter().cloned()).collect();
-    let sources = Sources { root: root(file, global)?, file: file.into(), text, overrides };
+    let profiles = global.profile.clone();
+    let sources = Sources { root: root(file, global)?, file: file.into(), text, profiles, overrides };
     let spec = Spec::parse(sources).map_err(Trouble::Mistakes)?;
     Plan::resolve(&spec, &::stages::registry()).map_err(Trouble::Mistakes)
 }

@@ -103,6 +103,16 @@ pub fn brief(text: &str, width: usize) -> String {
     line.chars().take(width.saturating_sub(3)).chain("...".chars()).collect()
 }
 
+/// `1.2 MB`, as disks are sold.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
 /// Log lines of the libraries.
 struct Stderr;
 

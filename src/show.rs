@@ -14,7 +14,7 @@ use crate::{
     outcome::{Code, Trouble},
     pipeline,
     run::figures,
-    screen::{self, BOLD, RESET, brief, say, table},
+    screen::{self, BOLD, RESET, brief, say, size, table},
 };
 
 /// Lines shown of each file, and letters of each line.
@@ -117,15 +117,5 @@ fn first_lines(name: &str, path: &Path) {
         for line in BufReader::new(file).lines().take(LINES).map_while(Result::ok) {
             say!("  {}", brief(&line, LETTERS));
         }
-    }
-}
-
-/// `1.2 MB`, as disks are sold.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000 => format!("{bytes} B"),
-        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }

@@ -51,3 +51,13 @@ pub const BAD_OVERRIDE: &str = "E0122";
 pub const MISSING_KEY: &str = "E0123";
 /// A variable that nothing asks for.
 pub const UNUSED_VARIABLE: &str = "E0124";
+/// A file that cannot be included.
+pub const BAD_INCLUDE: &str = "E0125";
+/// A matrix without values, or with values that cannot be in a name.
+pub const BAD_MATRIX: &str = "E0126";
+/// A node is needed that its `when` leaves out.
+pub const LEFT_OUT: &str = "E0127";
+/// A profile that the pipeline does not have.
+pub const UNKNOWN_PROFILE: &str = "E0128";
+/// An axis of a matrix that decides nothing.
+pub const UNUSED_AXIS: &str = "E0129";

@@ -125,7 +125,6 @@ impl Text {
     }
 
     /// A file that is included at `from`; its own names lie under `scope`.
-    #[expect(dead_code, reason = "files cannot be included yet")]
     pub(crate) fn included(path: String, body: String, from: Span, scope: Vec<String>) -> Self {
         Self { included: Some((from, scope)), ..Self::file(path, body) }
     }
@@ -136,6 +135,11 @@ impl Text {
 
     pub(crate) fn body(&self) -> &str {
         &self.body
+    }
+
+    /// Is it a `--set` that replaces, and not one that adds?
+    pub(crate) fn is_plain_override(&self) -> bool {
+        self.path.is_none() && !self.body.starts_with("--set +")
     }
 
     pub(crate) fn is_included(&self) -> bool {

@@ -2,11 +2,11 @@
 //! Knows nothing of stages or results.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     fs::{self, File, Metadata},
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -89,10 +89,10 @@ pub(crate) fn read_hex(text: &str) -> Option<[u8; 32]> {
     blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes())
 }
 
-/// Digests of files already read, trusted while the file's stat is what it was.
+/// Digests of files already read, trusted while the file's stat is what it was. Two names of one file are one file.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
-    known: Mutex<BTreeMap<PathBuf, Known>>,
+    known: Mutex<HashMap<Identity, Known>>,
     changed: AtomicBool,
 }
 
@@ -105,37 +105,54 @@ pub(crate) enum Links {
     Refuse,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Which file it is.
+type Identity = (u64, u64);
+
+#[derive(Debug, Clone, Copy)]
 struct Known {
     stat: Stat,
     digest: Digest,
+    /// Somebody asked for it in this process.
+    used: bool,
 }
 
 /// What changes whenever a file's bytes do. The change time can't be set back by who writes the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
-    device: u64,
-    inode: u64,
+    identity: Identity,
     size: u64,
     modified_ns: i128,
     changed_ns: i128,
 }
 
 impl Memo {
-    /// The memo kept at `path`; an empty one where it can't be read, since it only saves time.
+    /// More than these are kept only where they were asked for.
+    const MANY: usize = 200_000;
+
+    /// The memo kept at `path`; an empty one where it can't be read or was altered, since it only saves time.
     pub(crate) fn load(path: &Path) -> Self {
-        let known = fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let known = fs::read_to_string(path).ok().and_then(|text| read_memo(&text)).unwrap_or_default();
         Self { known: Mutex::new(known), changed: AtomicBool::new(false) }
     }
 
-    /// The memo as a document, without files that are gone, if there is news.
-    pub(crate) fn to_json_if_changed(&self) -> Option<Vec<u8>> {
+    /// Is what is kept at `path` what was written there?
+    pub(crate) fn is_whole(path: &Path) -> bool {
+        fs::read_to_string(path).ok().and_then(|text| read_memo(&text)).is_some()
+    }
+
+    /// The memo as a text that carries its own digest, if there is news.
+    pub(crate) fn to_bytes_if_changed(&self) -> Option<Vec<u8>> {
         if !self.changed.swap(false, Ordering::SeqCst) {
             return None;
         }
         let mut known = self.known.lock().expect("no holder of this lock panics");
-        known.retain(|path, _| path.exists());
-        Some(serde_json::to_vec(&*known).expect("paths here are UTF-8, as all others were refused"))
+        if known.len() > Self::MANY {
+            known.retain(|_, known| known.used);
+        }
+        let mut lines: Vec<String> = known.values().map(Known::line).collect();
+        lines.sort_unstable();
+        let body = lines.concat();
+        Some(format!("{}\n{body}", Digest::of_bytes(body.as_bytes())).into_bytes())
     }
 
     /// Digest of a file, or of a folder with all below it.
@@ -158,28 +175,55 @@ impl Memo {
     }
 
     fn digest_file(&self, path: &Path) -> io::Result<Digest> {
-        let file = File::open(path)?;
-        let stat = Stat::of(&file.metadata()?);
-        let path = std::path::absolute(path)?;
-        if let Some(known) = self.known.lock().expect("no holder of this lock panics").get(&path)
+        let stat = Stat::of(&fs::metadata(path)?);
+        if let Some(known) = self.known.lock().expect("no holder of this lock panics").get_mut(&stat.identity)
             && known.stat == stat
         {
+            known.used = true;
             return Ok(known.digest);
         }
+        let file = File::open(path)?;
+        let stat = Stat::of(&file.metadata()?);
         // Read, not mapped: a mapped file that somebody truncates kills the process.
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(&file)?;
         let digest = Digest(*hasher.finalize().as_bytes());
         let after = Stat::of(&file.metadata()?);
         let mut known = self.known.lock().expect("no holder of this lock panics");
-        if stat == after && stat.is_settled() && path.to_str().is_some() {
-            known.insert(path, Known { stat, digest });
+        if stat == after && stat.is_settled() {
+            known.insert(stat.identity, Known { stat, digest, used: true });
             self.changed.store(true, Ordering::SeqCst);
         } else {
-            known.remove(&path);
+            known.remove(&stat.identity);
         }
         Ok(digest)
     }
+}
+
+impl Known {
+    fn line(&self) -> String {
+        let Stat { identity: (device, inode), size, modified_ns, changed_ns } = self.stat;
+        format!("{device} {inode} {size} {modified_ns} {changed_ns} {}\n", self.digest)
+    }
+
+    fn read(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let identity = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let size = words.next()?.parse().ok()?;
+        let (modified_ns, changed_ns) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let digest = Digest(read_hex(words.next()?)?);
+        Some(Self { stat: Stat { identity, size, modified_ns, changed_ns }, digest, used: false })
+    }
+}
+
+/// None where it is not what was written.
+fn read_memo(text: &str) -> Option<HashMap<Identity, Known>> {
+    let (seal, body) = text.split_once('\n')?;
+    if seal != Digest::of_bytes(body.as_bytes()).to_string() {
+        return None;
+    }
+    let known = body.lines().map(|line| Known::read(line).map(|known| (known.stat.identity, known)));
+    known.collect()
 }
 
 impl Stat {
@@ -188,8 +232,7 @@ impl Stat {
         use std::os::unix::fs::MetadataExt;
         let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
+            identity: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
             modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
@@ -200,7 +243,7 @@ impl Stat {
     fn of(metadata: &Metadata) -> Self {
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let modified_ns = modified.and_then(|since| i128::try_from(since.as_nanos()).ok()).unwrap_or(i128::MAX);
-        Self { device: 0, inode: 0, size: metadata.len(), modified_ns, changed_ns: modified_ns }
+        Self { identity: (0, 0), size: metadata.len(), modified_ns, changed_ns: modified_ns }
     }
 
     /// Two writes within one tick of the file system's clock leave the same stat, so that a file touched just now
@@ -209,7 +252,8 @@ impl Stat {
         const TICK: Duration = Duration::from_secs(2);
         let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else { return false };
         let settled_ns = i128::try_from(now.saturating_sub(TICK).as_nanos());
-        settled_ns.is_ok_and(|settled_ns| self.modified_ns.max(self.changed_ns) < settled_ns)
+        // Elsewhere there is no number that tells files apart.
+        cfg!(unix) && settled_ns.is_ok_and(|settled_ns| self.modified_ns.max(self.changed_ns) < settled_ns)
     }
 }
 
@@ -304,6 +348,6 @@ mod tests {
         fs::write(&file, "text").unwrap();
         let memo = Memo::default();
         memo.digest(&file).unwrap();
-        assert!(memo.to_json_if_changed().is_none());
+        assert!(memo.to_bytes_if_changed().is_none());
     }
 }

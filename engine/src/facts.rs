@@ -10,7 +10,7 @@
 //! | the seed | clock, host, user |
 //! | per input its name, kind and content digest, in order | which results or how many runs made that content |
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
@@ -68,6 +68,19 @@ impl Fingerprint {
         self.to_string()[..8].to_owned()
     }
 }
+
+impl FromStr for Fingerprint {
+    type Err = NoFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, NoFingerprint> {
+        read_hex(text).map(Self).ok_or(NoFingerprint)
+    }
+}
+
+/// A text that names no result.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("a fingerprint has 64 hexadecimal digits")]
+pub struct NoFingerprint;
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

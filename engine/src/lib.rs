@@ -22,6 +22,8 @@ mod select;
 mod spec;
 mod stage;
 mod store;
+#[cfg(test)]
+mod storm;
 mod suggestion;
 
 pub use command::{Command, Settings as CommandSettings};
@@ -38,7 +40,10 @@ pub use report::{Failure, NodeReport, Outcome, Report};
 pub use run::{Event, Options, Watch, run};
 pub use schema::ParameterInfo;
 pub use select::{Outside, Scope, SelectError};
-pub use spec::{Sources, Spec};
+pub use spec::{Sources, Spec, read_duration};
 pub use stage::{Arity, Input, NoSettings, OtherInputs, Problem, Source, Stage};
-pub use store::{Artifact, Draft, Found, Last, Lookup, PublishError, Store, StoreError};
+pub use store::{
+    Artifact, Candidate, Damage, Draft, Examined, Found, Keep, Last, Lease, Lookup, PackError, PublishError, Store,
+    StoreError, Sweep, Why,
+};
 pub use suggestion::hint;

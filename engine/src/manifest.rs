@@ -17,6 +17,9 @@ pub struct Manifest {
     pub content: Digest,
     /// Every file below the data folder.
     pub files: BTreeMap<String, FileEntry>,
+    /// Every file beside it that the stage recorded: metrics, samples, what a program printed.
+    #[serde(default)]
+    pub records: BTreeMap<String, FileEntry>,
     pub made: Provenance,
 }
 

@@ -4,6 +4,7 @@
 mod inputs;
 mod order;
 mod parameters;
+mod reference;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +19,7 @@ use serde_json::Value;
 use crate::{
     code,
     diagnostic::{self, Diagnostic, Place},
+    plan::reference::References,
     registry::{Expand, Registered, Registry, Work},
     spec::{
         NodeSpec, Spec,
@@ -45,10 +47,13 @@ impl Plan {
     /// With every mistake of the pipeline at once, in reading order.
     pub fn resolve(spec: &Spec, registry: &Registry) -> Result<Self, Vec<Diagnostic>> {
         let mut mistakes = spec.mistakes.clone();
-        let order = order::check(spec, &mut mistakes);
-        let names = spec.nodes.iter().map(|node| (node.key.name.as_str(), node)).collect();
-        let world = World { spec, registry, names };
-        let mut nodes: Vec<Option<Node>> = spec.nodes.iter().map(|node| world.resolve(node, &mut mistakes)).collect();
+        for key in spec.defaults.iter().filter(|key| registry.get(&key.name).is_none()) {
+            mistakes.push(unknown_stage(&key.name, key.mistake(code::UNKNOWN_STAGE, ""), registry));
+        }
+        let references = reference::resolve(spec, &mut mistakes);
+        let order = order::check(spec, &references, &mut mistakes);
+        let world = World { spec, registry, references };
+        let mut nodes: Vec<Option<Node>> = (0..spec.nodes.len()).map(|at| world.resolve(at, &mut mistakes)).collect();
         if !mistakes.is_empty() {
             return Err(diagnostic::sorted(mistakes));
         }
@@ -87,21 +92,26 @@ impl Plan {
 struct World<'a> {
     spec: &'a Spec,
     registry: &'a Registry,
-    names: BTreeMap<&'a str, &'a NodeSpec>,
+    references: References<'a>,
+}
+
+fn unknown_stage(name: &str, mistake: Diagnostic, registry: &Registry) -> Diagnostic {
+    let hint = suggestion::hint(name, registry.stages().map(|stage| stage.name), "the stages are");
+    Diagnostic { message: format!("unknown stage `{name}`"), ..mistake }.hint(hint)
 }
 
 impl World<'_> {
     /// None where there is a mistake.
-    fn resolve(&self, node: &NodeSpec, mistakes: &mut Vec<Diagnostic>) -> Option<Node> {
+    fn resolve(&self, at: usize, mistakes: &mut Vec<Diagnostic>) -> Option<Node> {
+        let node = &self.spec.nodes[at];
         let stage = self.stage(node);
-        inputs::names(self, node, stage.map(|stage| &stage.info), mistakes);
+        inputs::keys(node, stage.map(|stage| &stage.info), mistakes);
         let (name, written) = node.stage.as_ref()?;
         let Some(stage) = stage else {
-            let hint = suggestion::hint(name, self.registry.stages().map(|stage| stage.name), "the stages are");
-            mistakes.push(written.mistake(code::UNKNOWN_STAGE, format!("unknown stage `{name}`")).hint(hint));
+            mistakes.push(unknown_stage(name, written.mistake(code::UNKNOWN_STAGE, ""), self.registry));
             return None;
         };
-        let inputs = inputs::resolve(self, node, &stage.info, mistakes);
+        let inputs = inputs::resolve(self, at, &stage.info, mistakes);
         let parameters = parameters::resolve(self, node, stage, mistakes)?;
         Some(Node {
             name: node.key.name.clone(),
@@ -111,7 +121,7 @@ impl World<'_> {
             with: parameters.with,
             settings: parameters.settings,
             seed: node.seed.unwrap_or(self.spec.seed),
-            env: Vec::new(),
+            env: node.env.clone(),
             retries: node.retries,
             timeout: node.timeout,
             inputs,

@@ -1,8 +1,16 @@
-//! What a pipeline's file says, every name with its place.
-//! Knows nothing of stages: whether what it says can be done is the plan's question.
+//! What a pipeline's files say, every name with its place.
+//! Knows nothing of stages: whether what they say can be done is the plan's question.
+//!
+//! What holds where several places say something, from the weakest to the strongest: the stage's own default,
+//! `defaults`, included files in their order, the file itself, profiles from left to right, every `--set` in its order.
 
 mod duration;
+mod expand;
 mod expression;
+mod include;
+mod lower;
+pub(crate) mod matrix;
+mod merge;
 mod overrides;
 pub(crate) mod tree;
 mod vars;
@@ -15,18 +23,21 @@ use std::{
     time::Duration,
 };
 
+pub use duration::read_duration;
+
 use crate::{
     code,
     diagnostic::{Diagnostic, Span, Text},
     spec::{
-        tree::{Key, Shape, Tree},
-        vars::Substitution,
+        include::Files,
+        tree::{Key, Tree},
     },
     suggestion,
 };
 
-const TOP_KEYS: [&str; 4] = ["name", "seed", "vars", "nodes"];
-pub(crate) const NODE_KEYS: [&str; 7] = ["stage", "inputs", "with", "run", "seed", "retries", "timeout"];
+pub(crate) const TOP_KEYS: [&str; 8] = ["name", "seed", "include", "vars", "env", "defaults", "profiles", "nodes"];
+pub(crate) const NODE_KEYS: [&str; 10] =
+    ["stage", "matrix", "when", "inputs", "with", "run", "seed", "env", "retries", "timeout"];
 
 /// The texts that make a pipeline.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +47,8 @@ pub struct Sources {
     /// The pipeline's file, as messages shall name it.
     pub file: PathBuf,
     pub text: String,
+    /// The name of every `--profile`, in their order.
+    pub profiles: Vec<String>,
     /// `path=value` of every `--set`, in their order.
     pub overrides: Vec<String>,
 }
@@ -47,7 +60,12 @@ pub struct Spec {
     pub file: PathBuf,
     pub name: String,
     pub seed: u64,
+    /// Every instance of a matrix is one.
     pub(crate) nodes: Vec<NodeSpec>,
+    /// Those whose `when` is false.
+    pub(crate) left_out: Vec<NodeSpec>,
+    /// The stages that `defaults` names.
+    pub(crate) defaults: Vec<Key>,
     /// Mistakes that still leave something to plan: the plan reports them with its own.
     pub(crate) mistakes: Vec<Diagnostic>,
 }
@@ -56,6 +74,14 @@ pub struct Spec {
 #[derive(Debug)]
 pub(crate) struct NodeSpec {
     pub key: Key,
+    /// The name as written: that of all instances of a matrix.
+    pub family: String,
+    /// The axes of its matrix with the words for its values.
+    pub axes: Vec<(String, String)>,
+    /// Axes that none of its values ask for.
+    pub unused_axes: Vec<Key>,
+    /// Where its `when` is.
+    pub when: Option<Span>,
     /// The name of the stage and where it is; none where that is a mistake already told.
     pub stage: Option<(String, Tree)>,
     /// None where they are a mistake already told.
@@ -63,6 +89,8 @@ pub(crate) struct NodeSpec {
     pub with: Tree,
     pub run: Tree,
     pub seed: Option<u64>,
+    /// Names of the environment, the pipeline's and its own.
+    pub env: Vec<String>,
     pub retries: u32,
     pub timeout: Option<Duration>,
     /// Keys that nodes do not have.
@@ -84,195 +112,52 @@ impl NodeSpec {
 }
 
 impl Spec {
-    /// Reads the texts. Only what is no YAML is an error here; all other mistakes wait for
-    /// [`crate::Plan::resolve`], which tells all of them at once.
+    /// Reads the texts, and the files that they include. Only what is no YAML, or cannot be included, is an error
+    /// here; all other mistakes wait for [`crate::Plan::resolve`], which tells all of them at once.
     ///
     /// # Errors
-    /// When the file is not YAML.
+    /// When a file is not YAML or cannot be read.
     pub fn parse(sources: Sources) -> Result<Self, Vec<Diagnostic>> {
-        let Sources { root, file, text, overrides } = sources;
+        let Sources { root, file, text, profiles, overrides } = sources;
         let body = text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text);
         let text = Arc::new(Text::file(file.display().to_string(), body));
-        let mut mistakes = Vec::new();
-        let mut tree = yaml::read(&text, 0, &mut mistakes).map_err(|mistake| vec![*mistake])?;
-        if matches!(tree.shape, Shape::Null) {
-            tree.shape = Shape::Block(Vec::new());
-        }
-        // Also what `--set` takes away was asked for.
-        let mut used = BTreeSet::new();
+        let mut files = Files::new(&root, &file);
+        let mut tree = match files.read(&text) {
+            Ok(tree) => tree,
+            Err(mistake) => {
+                files.mistakes.push(*mistake);
+                return Err(crate::diagnostic::sorted(files.mistakes));
+            }
+        };
+        let Files { bytes, mut used, own, mut mistakes, .. } = files;
+        tree = merge::profiles(tree, &profiles, &mut mistakes);
+        let applied = overrides::apply(&mut tree, &overrides, &mut mistakes);
         vars::used(&tree, &mut used);
-        let added = overrides::apply(&mut tree, &overrides, &mut mistakes);
-        vars::used(&tree, &mut used);
-        unused(&tree, &used, &added, &mut mistakes);
-        substitute(&mut tree, text.body().len(), &mut mistakes);
-        let mut spec = Self { root, file, name: String::new(), seed: 0, nodes: Vec::new(), mistakes };
-        spec.read(&tree);
+        unused(&tree, &used, &applied.added, &mut mistakes);
+
+        let mut spec = Self {
+            root,
+            file,
+            name: String::new(),
+            seed: 0,
+            nodes: Vec::new(),
+            left_out: Vec::new(),
+            defaults: Vec::new(),
+            mistakes: Vec::new(),
+        };
+        let expanded = expand::expand(&mut tree, &own, &applied.instances, bytes, &mut mistakes);
+        spec.mistakes = mistakes;
+        spec.read(&tree, expanded);
         Ok(spec)
     }
-
-    fn read(&mut self, tree: &Tree) {
-        if !matches!(tree.shape, Shape::Block(_)) {
-            self.wrong(tree, "a pipeline", "a block with `nodes:`");
-            return;
-        }
-        for (key, _) in tree.entries() {
-            if !TOP_KEYS.contains(&key.name.as_str()) && !key.name.starts_with("x-") {
-                let hint = suggestion::hint(&key.name, TOP_KEYS, "a pipeline has");
-                self.mistakes.push(
-                    key.mistake(code::UNKNOWN_KEY, format!("unknown key `{}` of the pipeline", key.name)).hint(hint),
-                );
-            }
-        }
-        self.name = match tree.get("name").map(|name| (name, &name.shape)) {
-            Some((_, Shape::Text(name))) => name.clone(),
-            Some((other, _)) => {
-                self.wrong(other, "`name`", "a text");
-                String::new()
-            }
-            None => self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
-        };
-        self.seed = tree.get("seed").and_then(|seed| self.seed(seed)).unwrap_or(0);
-        if let Some(vars) = tree.get("vars")
-            && !matches!(vars.shape, Shape::Block(_) | Shape::Null)
-        {
-            self.wrong(vars, "`vars`", "a block of variables");
-        }
-        match tree.get("nodes").map(|nodes| (nodes, &nodes.shape)) {
-            Some((_, Shape::Block(nodes))) if !nodes.is_empty() => {
-                for (key, node) in nodes {
-                    let node = self.node(key, node);
-                    self.nodes.push(node);
-                }
-            }
-            Some((nodes, Shape::Block(_) | Shape::Null)) => {
-                self.mistakes.push(nodes.mistake(code::MISSING_KEY, "the pipeline has no nodes"));
-            }
-            Some((other, _)) => self.wrong(other, "`nodes`", "a block of nodes"),
-            None if !is_missing(tree, "nodes", &TOP_KEYS) => (),
-            None => self.mistakes.push(
-                Diagnostic::new(code::MISSING_KEY, "the pipeline has no `nodes`", &Span::new(&tree.span.text, 0..0))
-                    .hint("write `nodes:` and below it `NAME: { stage: STAGE }`".to_owned()),
-            ),
-        }
-    }
-
-    fn node(&mut self, key: &Key, tree: &Tree) -> NodeSpec {
-        let name = &key.name;
-        let is_name = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-')
-            && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-        if !is_name {
-            self.mistakes.push(
-                key.mistake(code::BAD_NAME, format!("`{name}` cannot be the name of a node"))
-                    .hint("a name is made of a-z, A-Z, 0-9, `_` and `-`, and begins with a letter or `_`".to_owned()),
-            );
-        }
-        let mut node = NodeSpec {
-            key: key.clone(),
-            stage: None,
-            inputs: Some(Vec::new()),
-            with: Tree::block(&key.span),
-            run: Tree::block(&key.span),
-            seed: None,
-            retries: 0,
-            timeout: None,
-            unknown: Vec::new(),
-        };
-        if !matches!(tree.shape, Shape::Block(_)) {
-            self.wrong(tree, &format!("node `{name}`"), "a block with `stage:`");
-            return node;
-        }
-        for (key, value) in tree.entries() {
-            match (key.name.as_str(), &value.shape) {
-                ("stage", Shape::Text(stage)) => node.stage = Some((stage.clone(), value.clone())),
-                ("stage", _) => self.wrong(value, "`stage`", "the name of a stage"),
-                ("inputs", Shape::Block(inputs)) => {
-                    node.inputs = Some(inputs.iter().map(|(key, value)| self.input(key, value)).collect());
-                }
-                ("with", Shape::Block(_)) => node.with = value.clone(),
-                ("run", Shape::Block(_)) => node.run = value.clone(),
-                // A key with nothing behind it is an empty block.
-                ("inputs" | "with" | "run", Shape::Null) => (),
-                ("inputs", _) => {
-                    self.wrong(value, "`inputs`", "a block of inputs");
-                    node.inputs = None;
-                }
-                ("with", _) => {
-                    self.wrong(value, "`with`", "a block of parameters");
-                    node.with.shape = Shape::Mistaken;
-                }
-                ("run", _) => {
-                    self.wrong(value, "`run`", "a block of settings");
-                    node.run.shape = Shape::Mistaken;
-                }
-                ("seed", _) => node.seed = self.seed(value),
-                ("retries", Shape::Number(number)) if number.as_u64().is_some_and(|count| count <= 100) => {
-                    node.retries = number.as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
-                }
-                ("retries", _) => self.wrong(value, "`retries`", "a whole number from 0 to 100"),
-                ("timeout", _) => match duration::read(&value.shape) {
-                    Some(timeout) => node.timeout = Some(timeout),
-                    None => self.wrong(value, "`timeout`", "a time such as `90s`, `30m` or `1h30m`"),
-                },
-                _ => node.unknown.push(key.clone()),
-            }
-        }
-        if is_missing(tree, "stage", &NODE_KEYS) {
-            self.mistakes.push(key.mistake(code::MISSING_KEY, format!("node `{name}` has no `stage`")));
-        }
-        node
-    }
-
-    fn input(&mut self, key: &Key, value: &Tree) -> InputSpec {
-        let items = match &value.shape {
-            Shape::List(items) => items.iter().collect(),
-            _ => vec![value],
-        };
-        let mut nodes = Vec::new();
-        for item in items {
-            match &item.shape {
-                Shape::Text(name) => nodes.push((name.clone(), item.clone())),
-                _ => self.wrong(item, &format!("input `{}`", key.name), "a node's name or a list of them"),
-            }
-        }
-        InputSpec { key: key.clone(), value: value.clone(), nodes }
-    }
-
-    fn seed(&mut self, tree: &Tree) -> Option<u64> {
-        let seed = match &tree.shape {
-            Shape::Number(number) => number.as_u64(),
-            _ => None,
-        };
-        if seed.is_none() {
-            self.wrong(tree, "`seed`", "a whole number from 0 to 18446744073709551615");
-        }
-        seed
-    }
-
-    fn wrong(&mut self, tree: &Tree, what: &str, wanted: &str) {
-        if matches!(tree.shape, Shape::Mistaken) {
-            return;
-        }
-        let message = format!("{what} must be {wanted}, found {}", tree.described());
-        self.mistakes.push(tree.mistake(code::WRONG_TYPE, message));
-    }
 }
 
-/// Is the key neither there nor meant by another, which is a mistake of its own?
-fn is_missing(tree: &Tree, key: &str, keys: &[&str]) -> bool {
-    tree.get(key).is_none()
-        && !tree.entries().iter().any(|(other, _)| {
-            !keys.contains(&other.name.as_str()) && suggestion::nearest(&other.name, keys.iter().copied()) == Some(key)
-        })
-}
+/// How a node, an axis or the name of an include is told to be named.
+pub(crate) const NAME_HINT: &str = "a name is made of a-z, A-Z, 0-9, `_` and `-`, and begins with a letter or `_`";
 
-/// Replaces the expressions of everything but the free keys.
-fn substitute(tree: &mut Tree, bytes: usize, mistakes: &mut Vec<Diagnostic>) {
-    let vars = tree.get("vars").cloned().unwrap_or_else(|| Tree::block(&tree.span));
-    let Shape::Block(entries) = &mut tree.shape else { return };
-    let mut substitution = Substitution::new(&vars, bytes, mistakes);
-    for (_, value) in entries.iter_mut().filter(|(key, _)| !key.name.starts_with("x-")) {
-        substitution.walk(value, None);
-    }
+pub(crate) fn is_name(name: &str) -> bool {
+    name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-')
+        && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
 }
 
 /// Variables that nobody asks for: as often as not a slip of the pen. Those of included files serve whoever wants them.

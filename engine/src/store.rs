@@ -5,33 +5,59 @@
 //! format                            layout of all below
 //! artifacts/<fingerprint>/          there at once, by one rename, or not at all
 //!   data/                           what the stage wrote
-//!   metrics.jsonl, samples.jsonl    what it recorded beside that
+//!   metrics.jsonl, samples.jsonl, log.txt    what it recorded beside that
 //!   facts.json, manifest.json
-//! drafts/<fingerprint>/             lock, output/, scratch/, records/, temporary/
+//! objects/<ab>/<digest>             a second name for every larger file: equal files are one file
+//! drafts/<fingerprint>/             lock, scratch/, records/, and a folder for each try
 //! nodes/<pipeline>/<node>.json      the result that a node had last, and the one before
-//! quarantine/                       results that were no longer what had been published
-//! memo.json                         digests of files whose stat is unchanged
+//! pins/<fingerprint>                results that are kept whatever happens
+//! leases/                           the results that each run in progress uses, locked by it
+//! quarantine/                       what was no longer what had been published
+//! memo                              digests of files whose stat is unchanged
 //! ```
+//!
+//! A result is named by what decides it and appears by one rename, so that whoever comes second finds it made: locks
+//! only keep two from doing the same work, and where a file system has none, both do it and the first wins.
+
+mod disk;
+mod draft;
+mod gc;
+mod lease;
+mod lock;
+mod pack;
+mod sealed;
+mod verify;
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions, TryLockError},
+    collections::BTreeSet,
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    digest::{Digest, Links, Memo, files_below},
+    digest::{Digest, Links, Memo},
     facts::{Facts, Fingerprint},
-    manifest::{FileEntry, Manifest, Provenance},
+    manifest::Manifest,
+    store::{
+        disk::{At, make_folder, remove_folder, rename, replace},
+        lock::{Lock, lock, unique_name},
+    },
 };
 
+#[cfg(test)]
+pub(crate) use disk::fault;
+pub use draft::Draft;
+pub use gc::{Candidate, Keep, Sweep, Why};
+pub use lease::Lease;
+pub use pack::PackError;
+pub use verify::{Damage, Examined};
+
 const FORMAT: &str = "1";
+const POINTER: &str = "mashbill 1 pointer";
 
 /// What keeps the store from its work: nothing that a pipeline could mend.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +70,8 @@ pub enum StoreError {
     Gone { path: PathBuf },
     #[error("the disk is full at `{}`", path.display())]
     Full { path: PathBuf },
+    #[error("`{}` was altered: `mashbill verify` sets it right", path.display())]
+    Altered { path: PathBuf },
 }
 
 /// Why a draft cannot be published: the stage's doing, not the store's.
@@ -57,21 +85,21 @@ pub enum PublishError {
     Store(#[from] StoreError),
 }
 
-trait At<T> {
-    fn at(self, action: &'static str, path: &Path) -> Result<T, StoreError>;
-}
-
-impl<T> At<T> for io::Result<T> {
-    fn at(self, action: &'static str, path: &Path) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Io { action, path: path.into(), source })
-    }
-}
-
 /// A folder of results.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
     memo: Memo,
+    locks: Locks,
+}
+
+/// Does the file system lock files?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Locks {
+    Kept,
+    /// As if it did not, for tests.
+    #[cfg(test)]
+    Missing,
 }
 
 /// What the store has for some facts.
@@ -102,14 +130,17 @@ impl Store {
     pub fn at(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
         let format = root.join("format");
-        match fs::read_to_string(&format) {
-            Ok(found) if found.trim() != FORMAT => return Err(StoreError::Format { path: root, found }),
+        match fs::read(&format) {
+            Ok(found) if found.trim_ascii() != FORMAT.as_bytes() => {
+                let found = String::from_utf8_lossy(&found).into_owned();
+                return Err(StoreError::Format { path: root, found });
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).at("read", &format),
         }
-        let memo = Memo::load(&root.join("memo.json"));
-        Ok(Self { root, memo })
+        let memo = Memo::load(&root.join("memo"));
+        Ok(Self { root, memo, locks: Locks::Kept })
     }
 
     #[must_use]
@@ -128,8 +159,10 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
             Err(error) => return Err(error).at("read", &folder),
         }
-        match self.verify(fingerprint, &folder) {
+        match Self::examine(&self.memo, fingerprint, &folder) {
             Ok(artifact) => Ok(Found::Whole(artifact)),
+            // Whoever swept it away meanwhile took the whole folder.
+            Err(Doubt::Damage(_)) if !folder.exists() => Ok(Found::Absent),
             Err(Doubt::Damage(what)) => Ok(Found::Damaged(what)),
             Err(Doubt::Store(error)) => Err(error),
         }
@@ -144,17 +177,15 @@ impl Store {
     /// When the disk does not do what it should.
     pub fn open(&self, facts: &Facts, patience: &mut dyn FnMut() -> bool) -> Result<Lookup<'_>, StoreError> {
         let fingerprint = Fingerprint::of(facts);
-        let folder = self.draft_folder(fingerprint);
         if let Found::Whole(artifact) = self.reuse(fingerprint)? {
             return Ok(Lookup::Hit(artifact));
         }
-        self.lay_out()?;
-        let Some(lock) = lock(&folder, patience)? else { return Ok(Lookup::Busy) };
+        let Some((folder, lock)) = self.claim(fingerprint, patience)? else { return Ok(Lookup::Busy) };
         // Whoever held the lock may have published, and nobody else can now.
         let damage = match self.find(fingerprint)? {
             Found::Whole(artifact) => {
                 // Another process may be waiting in there, and will find the same artifact.
-                let _ = fs::remove_dir_all(&folder);
+                let _ = remove_folder(&folder);
                 return Ok(Lookup::Hit(artifact));
             }
             Found::Absent => None,
@@ -163,9 +194,8 @@ impl Store {
                 Some(what)
             }
         };
-        let is_anew = false;
-        let draft = Draft { store: self, folder, facts: facts.clone(), fingerprint, damage, is_anew, lock };
-        draft.clear()?;
+        let mut draft = Draft::new(self, folder, facts, lock)?;
+        draft.damage = damage;
         Ok(Lookup::Miss(draft))
     }
 
@@ -174,25 +204,25 @@ impl Store {
     /// # Errors
     /// When the disk does not do what it should.
     pub fn open_anew(&self, facts: &Facts, patience: &mut dyn FnMut() -> bool) -> Result<Lookup<'_>, StoreError> {
-        let fingerprint = Fingerprint::of(facts);
-        let folder = self.draft_folder(fingerprint);
-        self.lay_out()?;
-        let Some(lock) = lock(&folder, patience)? else { return Ok(Lookup::Busy) };
-        let draft = Draft { store: self, folder, facts: facts.clone(), fingerprint, damage: None, is_anew: true, lock };
-        draft.clear()?;
+        let Some((folder, lock)) = self.claim(Fingerprint::of(facts), patience)? else { return Ok(Lookup::Busy) };
+        let mut draft = Draft::new(self, folder, facts, lock)?;
+        draft.takes_over = true;
         Ok(Lookup::Miss(draft))
     }
 
     /// Looks for a result, as [`Store::find`] does, and clears away what is left of its draft.
     pub(crate) fn reuse(&self, fingerprint: Fingerprint) -> Result<Found, StoreError> {
         let found = self.find(fingerprint)?;
+        if let Found::Whole(artifact) = &found {
+            gc::touch(&artifact.folder);
+        }
         let folder = self.draft_folder(fingerprint);
         // Left by a process that was killed between publishing and tidying up.
         if matches!(found, Found::Whole(_))
             && folder.exists()
-            && let Ok(Some(_held)) = lock(&folder, &mut || false)
+            && let Ok(Lock::Held(_held)) = lock(&folder, &mut || false)
         {
-            let _ = fs::remove_dir_all(&folder);
+            let _ = remove_folder(&folder);
         }
         Ok(found)
     }
@@ -200,8 +230,7 @@ impl Store {
     /// Is there a draft that somebody began, with something in its scratch folder?
     #[must_use]
     pub fn is_begun(&self, fingerprint: Fingerprint) -> bool {
-        let scratch = self.draft_folder(fingerprint).join("scratch");
-        fs::read_dir(scratch).is_ok_and(|mut entries| entries.next().is_some())
+        has_entries(&self.draft_folder(fingerprint).join("scratch"))
     }
 
     /// Manifest and facts of a result, without a look at its data.
@@ -212,11 +241,10 @@ impl Store {
         Some((read_manifest(&folder, fingerprint).ok()?, facts))
     }
 
-    /// What a node had for its result last.
+    /// What a node had for its result last. It only serves to say why: one that was altered is as good as none.
     #[must_use]
     pub fn last(&self, pipeline: &str, node: &str) -> Option<Last> {
-        let bytes = fs::read(self.last_path(pipeline, node)).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        read_pointer(&self.last_path(pipeline, node))
     }
 
     /// Remembers the result that a node has now.
@@ -229,9 +257,8 @@ impl Store {
             return Ok(());
         }
         let now = Last { fingerprint, before: last.map(|last| last.fingerprint) };
-        let folder = self.root.join("nodes").join(file_name(pipeline));
-        fs::create_dir_all(&folder).at("make", &folder)?;
-        replace(&self.last_path(pipeline, node), &to_json(&now))
+        make_folder(&self.root.join("nodes").join(file_name(pipeline)))?;
+        replace(&self.last_path(pipeline, node), &sealed::to_bytes(POINTER, &now))
     }
 
     /// Digest of a file or folder outside the store.
@@ -250,17 +277,18 @@ impl Store {
         if !self.root.exists() {
             return Ok(());
         }
-        match self.memo.to_json_if_changed() {
-            Some(json) => replace(&self.root.join("memo.json"), &json),
+        match self.memo.to_bytes_if_changed() {
+            Some(bytes) => replace(&self.root.join("memo"), &bytes),
             None => Ok(()),
         }
     }
 
-    fn verify(&self, fingerprint: Fingerprint, folder: &Path) -> Result<Artifact, Doubt> {
+    /// Is the artifact what was published? Files whose stat is what it was are not read again.
+    fn examine(memo: &Memo, fingerprint: Fingerprint, folder: &Path) -> Result<Artifact, Doubt> {
         let manifest = read_manifest(folder, fingerprint)?;
         let facts = read_facts(folder, fingerprint)?;
         let data = folder.join("data");
-        let files = self.memo.digest_below(&data, Links::Refuse).map_err(|error| Doubt::of(error, &data))?;
+        let files = memo.digest_below(&data, Links::Refuse).map_err(|error| Doubt::of(error, &data))?;
         for (name, digest) in &files {
             match manifest.files.get(name) {
                 Some(published) if published.digest == *digest => {}
@@ -275,20 +303,43 @@ impl Store {
     }
 
     fn quarantine(&self, fingerprint: Fingerprint) -> Result<(), StoreError> {
+        self.quarantine_path(&self.artifact_folder(fingerprint), &fingerprint.to_string())
+    }
+
+    /// Moves something out of the way, where a person may look at it.
+    fn quarantine_path(&self, path: &Path, name: &str) -> Result<(), StoreError> {
         let place = self.root.join("quarantine");
-        fs::create_dir_all(&place).at("make", &place)?;
+        make_folder(&place)?;
         let mut number = 1;
-        while place.join(format!("{fingerprint}-{number}")).exists() {
+        while place.join(format!("{name}-{number}")).exists() {
             number += 1;
         }
-        let folder = self.artifact_folder(fingerprint);
-        fs::rename(&folder, place.join(format!("{fingerprint}-{number}"))).at("move to quarantine", &folder)
+        rename(path, &place.join(format!("{name}-{number}")))
+    }
+
+    /// Folder and lock of a draft; none when patience ended. Without locks the folder is nobody else's.
+    fn claim(
+        &self,
+        fingerprint: Fingerprint,
+        patience: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<(PathBuf, Option<File>)>, StoreError> {
+        self.lay_out()?;
+        let folder = self.draft_folder(fingerprint);
+        let outcome = match self.locks {
+            Locks::Kept => lock(&folder, patience)?,
+            #[cfg(test)]
+            Locks::Missing => Lock::Unknown,
+        };
+        Ok(match outcome {
+            Lock::Held(file) => Some((folder, Some(file))),
+            Lock::Busy => None,
+            Lock::Unknown => Some((self.root.join("drafts").join(format!("{fingerprint}-{}", unique_name())), None)),
+        })
     }
 
     fn lay_out(&self) -> Result<(), StoreError> {
         for name in ["artifacts", "drafts", "nodes"] {
-            let folder = self.root.join(name);
-            fs::create_dir_all(&folder).at("make", &folder)?;
+            make_folder(&self.root.join(name))?;
         }
         // Results are not for version control.
         for (name, text) in [(".gitignore", "*\n"), ("format", FORMAT)] {
@@ -311,133 +362,11 @@ impl Store {
     fn last_path(&self, pipeline: &str, node: &str) -> PathBuf {
         self.root.join("nodes").join(file_name(pipeline)).join(file_name(node) + ".json")
     }
-}
 
-/// A result that can be made: a folder that nobody else writes to until this value is gone.
-///
-/// Dropped unpublished, it leaves its scratch folder and records to the next try.
-#[derive(Debug)]
-pub struct Draft<'a> {
-    store: &'a Store,
-    folder: PathBuf,
-    facts: Facts,
-    fingerprint: Fingerprint,
-    /// What was wrong with the result that lay here before.
-    pub damage: Option<String>,
-    /// It takes the place of a result that is there.
-    is_anew: bool,
-    /// Held until the draft is dropped; the kernel lets go of it when the process dies.
-    lock: File,
-}
-
-impl Draft<'_> {
-    #[must_use]
-    pub fn output(&self) -> PathBuf {
-        self.folder.join("output")
-    }
-
-    #[must_use]
-    pub fn scratch(&self) -> PathBuf {
-        self.folder.join("scratch")
-    }
-
-    #[must_use]
-    pub fn records(&self) -> PathBuf {
-        self.folder.join("records")
-    }
-
-    /// Empty when the draft is opened, and of no meaning afterwards.
-    #[must_use]
-    pub fn temporary(&self) -> PathBuf {
-        self.folder.join("temporary")
-    }
-
-    /// Keeps others out of the draft as long as any copy of it is open, in whichever process.
-    ///
-    /// # Errors
-    /// When the process has too many files open.
-    pub(crate) fn lock(&self) -> Result<Option<File>, StoreError> {
-        self.lock.try_clone().map(Some).at("share the lock of", &self.folder)
-    }
-
-    /// Makes what was written final. The manifest comes last, and all of it appears under its fingerprint by one
-    /// rename, after every byte is on the disk.
-    ///
-    /// # Errors
-    /// When the stage wrote nothing or no plain files, and when the disk does not do what it should.
-    pub fn publish(self, kind: &str, made: Provenance) -> Result<Artifact, PublishError> {
-        let (output, done) = (self.output(), self.done());
-        let digests = match self.store.memo.digest_below(&output, Links::Refuse) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(PublishError::NotPlain(error.to_string()));
-            }
-            other => other.at("read", &output)?,
-        };
-        if digests.is_empty() {
-            return Err(PublishError::Empty);
-        }
-        let mut files = BTreeMap::new();
-        for (name, digest) in &digests {
-            let size = seal_file(&output.join(name))?;
-            files.insert(name.clone(), FileEntry { size, digest: *digest });
-        }
-        sync_folders(&output)?;
-
-        fs::create_dir_all(&done).at("make", &done)?;
-        fs::rename(&output, done.join("data")).at("move", &output)?;
-        for name in files_below(&self.records(), Links::Refuse).at("read", &self.records())? {
-            let (from, to) = (self.records().join(&name), done.join(&name));
-            fs::rename(&from, &to).at("move", &from)?;
-            seal_file(&to)?;
-        }
-        let content = Digest::of_files(digests.iter().map(|(name, digest)| (name.as_str(), *digest)));
-        let manifest = Manifest { fingerprint: self.fingerprint, kind: kind.into(), content, files, made };
-        write_sealed(&done.join("facts.json"), &to_json(&self.facts))?;
-        write_sealed(&done.join("manifest.json"), &manifest.to_json())?;
-        sync(&done)?;
-
-        let artifacts = self.store.root.join("artifacts");
-        let folder = self.store.artifact_folder(self.fingerprint);
-        if self.is_anew && folder.exists() {
-            self.store.quarantine(self.fingerprint)?;
-        }
-        fs::rename(&done, &folder).at("move", &done)?;
-        sync(&artifacts)?;
-        // Published is published: what is left of the draft is only in the way, and the next one clears it.
-        let _ = fs::remove_dir_all(&self.folder);
-        Ok(Artifact { folder, manifest, facts: self.facts })
-    }
-
-    /// Throws everything away, scratch included.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn discard(self) -> Result<(), StoreError> {
-        fs::remove_dir_all(&self.folder).at("remove", &self.folder)
-    }
-
-    /// Where the artifact is put together, beside the draft's folders.
-    fn done(&self) -> PathBuf {
-        self.folder.join("done")
-    }
-
-    /// Clears away what a try that was killed left unfinished.
-    fn clear(&self) -> Result<(), StoreError> {
-        let mut stale = vec![self.output(), self.done(), self.temporary()];
-        if !self.store.is_begun(self.fingerprint) {
-            // Records belong to the scratch folder's state: without it there is nothing that they continue.
-            stale.push(self.records());
-        }
-        for folder in stale {
-            match fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at("clear", &folder),
-                _ => {}
-            }
-        }
-        for folder in [self.output(), self.scratch(), self.records(), self.temporary()] {
-            fs::create_dir_all(&folder).at("make", &folder)?;
-        }
-        Ok(())
+    /// Every result that is there, by name.
+    fn fingerprints(&self) -> Result<BTreeSet<Fingerprint>, StoreError> {
+        let folder = self.root.join("artifacts");
+        Ok(entries(&folder)?.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
 }
 
@@ -456,11 +385,21 @@ impl Artifact {
         self.folder.join("data")
     }
 
+    /// What was recorded beside the data under this name, such as `metrics.jsonl` or `log.txt`; none where there is no
+    /// such record, or it is no longer what was published.
+    #[must_use]
+    pub fn record(&self, name: &str) -> Option<String> {
+        let bytes = fs::read(self.folder.join(name)).ok()?;
+        // Results of early versions say nothing of their records.
+        let is_known = self.manifest.records.is_empty()
+            || self.manifest.records.get(name).is_some_and(|entry| entry.digest == Digest::of_bytes(&bytes));
+        is_known.then(|| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The last line of what the stage recorded as metrics.
     #[must_use]
     pub fn last_metrics(&self) -> Option<serde_json::Map<String, Value>> {
-        let text = fs::read_to_string(self.folder.join("metrics.jsonl")).ok()?;
-        serde_json::from_str(text.lines().last()?).ok()
+        serde_json::from_str(self.record("metrics.jsonl")?.lines().last()?).ok()
     }
 }
 
@@ -501,80 +440,28 @@ fn read_facts(folder: &Path, fingerprint: Fingerprint) -> Result<Facts, Doubt> {
     facts.ok_or_else(|| Doubt::Damage("the bytes of `facts.json` changed".into()))
 }
 
-/// Locks a draft's folder, making it if need be; `None` when patience ended.
-fn lock(folder: &Path, patience: &mut dyn FnMut() -> bool) -> Result<Option<File>, StoreError> {
-    let path = folder.join("lock");
-    loop {
-        fs::create_dir_all(folder).at("make", folder)?;
-        let file = match OpenOptions::new().create(true).truncate(false).write(true).open(&path) {
-            // Whoever published has just removed the folder.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other.at("open", &path)?,
-        };
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if patience() => thread::sleep(Duration::from_millis(100)),
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error).at("lock", &path),
-            }
-        }
-        // A lock on a file that was removed meanwhile keeps nobody out.
-        if is_same_file(&file, &path) {
-            return Ok(Some(file));
-        }
+fn read_pointer(path: &Path) -> Option<Last> {
+    let bytes = fs::read(path).ok()?;
+    // Early versions wrote it without a seal.
+    sealed::from_bytes(POINTER, &bytes).or_else(|| serde_json::from_slice(&bytes).ok())
+}
+
+fn has_entries(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Names of what is in a folder, which may be missing.
+fn entries(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let read = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.at("read", folder)?,
+    };
+    let mut names = Vec::new();
+    for entry in read {
+        names.extend(entry.at("read", folder)?.file_name().into_string());
     }
-}
-
-#[cfg(unix)]
-fn is_same_file(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let (Ok(opened), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
-    (opened.dev(), opened.ino()) == (there.dev(), there.ino())
-}
-
-#[cfg(not(unix))]
-fn is_same_file(_: &File, path: &Path) -> bool {
-    path.exists()
-}
-
-/// Writes a file whole or not at all.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let folder = path.parent().expect("a file below the store's root");
-    let mut file = tempfile::NamedTempFile::new_in(folder).at("write in", folder)?;
-    io::Write::write_all(&mut file, bytes).at("write", path)?;
-    file.persist(path).map_err(|error| error.error).at("write", path)?;
-    Ok(())
-}
-
-fn write_sealed(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    fs::write(path, bytes).at("write", path)?;
-    seal_file(path)?;
-    Ok(())
-}
-
-/// Makes a file read-only and puts it on the disk; gives its size.
-fn seal_file(path: &Path) -> Result<u64, StoreError> {
-    let metadata = fs::metadata(path).at("read", path)?;
-    let mut permissions = metadata.permissions();
-    permissions.set_readonly(true);
-    fs::set_permissions(path, permissions).at("make read-only", path)?;
-    sync(path)?;
-    Ok(metadata.len())
-}
-
-fn sync_folders(folder: &Path) -> Result<(), StoreError> {
-    for entry in fs::read_dir(folder).at("read", folder)? {
-        let path = entry.at("read", folder)?.path();
-        if path.is_dir() {
-            sync_folders(&path)?;
-        }
-    }
-    sync(folder)
-}
-
-fn sync(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|file| file.sync_all()).at("sync", path)
+    names.sort();
+    Ok(names)
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {

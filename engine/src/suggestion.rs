@@ -1,5 +1,7 @@
 //! "Did you mean": the word that someone probably meant.
-//! Knows nothing of where the words come from.
+//! Knows nothing of where the words come from, but for the names of files.
+
+use std::path::Path;
 
 /// The candidate nearest to `word`, by rustc's rule: equal but for case, or at most a third of its
 /// letters wrong, or the same words in another order. The first of equally near ones.
@@ -29,6 +31,24 @@ pub fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>, all: 
         None if candidates.is_empty() => None,
         None => Some(format!("{all} {}", list(candidates))),
     }
+}
+
+/// A file of nearly that name beside it; else where the path was looked for.
+pub(crate) fn file(path: &Path, root: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent()?;
+    let mut beside: Vec<String> = std::fs::read_dir(root.join(folder))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    beside.sort_unstable();
+    let hint = match nearest(name, beside.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{}`?", folder.join(near).display()),
+        None if path.is_relative() => format!("paths are relative to the project's root, {}", root.display()),
+        None => return None,
+    };
+    Some(hint)
 }
 
 /// `` `a`, `b` and `c` ``.

@@ -4,25 +4,25 @@
 use crate::{
     code,
     diagnostic::Diagnostic,
-    plan::{NodeInput, World},
-    registry::StageInfo,
-    spec::{
-        InputSpec, NODE_KEYS, NodeSpec,
-        tree::{Shape, Tree},
+    plan::{
+        NodeInput, World,
+        reference::{Reference, listed},
     },
+    registry::StageInfo,
+    spec::{InputSpec, NODE_KEYS, NodeSpec, tree::Shape},
     stage::{Arity, Input, OtherInputs},
     suggestion,
 };
 
 /// The inputs that are right, in the order in which the stage declares them.
-pub(super) fn resolve(
-    world: &World,
-    node: &NodeSpec,
-    stage: &StageInfo,
-    mistakes: &mut Vec<Diagnostic>,
-) -> Vec<NodeInput> {
+pub(super) fn resolve(world: &World, at: usize, stage: &StageInfo, mistakes: &mut Vec<Diagnostic>) -> Vec<NodeInput> {
+    let node = &world.spec.nodes[at];
     let name = stage.name;
     let inputs = stage.inputs;
+    let references = |written: &InputSpec| -> &[Reference] {
+        let found = node.inputs().iter().position(|other| std::ptr::eq(other, written));
+        found.map_or(&[], |found| world.references[at][found].as_slice())
+    };
     for written in node.inputs() {
         if inputs.iter().any(|input| input.name == written.key.name) {
             continue;
@@ -41,16 +41,17 @@ pub(super) fn resolve(
     for input in inputs {
         match node.inputs().iter().find(|written| written.key.name == input.name) {
             Some(written) => {
-                arity(node, input, written, mistakes);
-                for (other, place) in &written.nodes {
-                    kind(world, (node, input), other, place, mistakes);
+                let references = references(written);
+                arity(world, (node, input), written, references, mistakes);
+                kinds_fit(world, (node, input), references, mistakes);
+                let nodes = names_of(world, references);
+                if !nodes.is_empty() {
+                    resolved.push(NodeInput { name: input.name.into(), nodes, named: input.arity == Arity::Named });
                 }
-                let nodes = written.nodes.iter().map(|(name, _)| name.clone()).collect();
-                resolved.push(NodeInput { name: input.name.into(), nodes, named: input.arity == Arity::Named });
             }
             None if input.arity == Arity::Optional || node.inputs.is_none() => (),
             None => {
-                let message = format!("node `{}` has no input `{}`", node.key.name, input.name);
+                let message = format!("node `{}` has no input `{}`", node.family, input.name);
                 let hint = format!("`{}` takes {}: {}", input.name, kinds(input), input.about);
                 mistakes.push(node.key.mistake(code::MISSING_INPUT, message).hint(hint));
             }
@@ -59,7 +60,9 @@ pub(super) fn resolve(
     if stage.other_inputs == OtherInputs::Taken {
         let is_other = |written: &&InputSpec| !inputs.iter().any(|input| input.name == written.key.name);
         for written in node.inputs().iter().filter(is_other) {
-            let nodes = written.nodes.iter().map(|(name, _)| name.clone()).collect();
+            let references = references(written);
+            left_out(node, &written.key.name, references, mistakes);
+            let nodes = names_of(world, references);
             resolved.push(NodeInput { name: written.key.name.clone(), nodes, named: false });
         }
     }
@@ -80,21 +83,19 @@ fn other_name(written: &InputSpec, mistakes: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Keys that nodes do not have, and inputs that name no node: mistakes whatever the stage is.
-pub(super) fn names(world: &World, node: &NodeSpec, stage: Option<&StageInfo>, mistakes: &mut Vec<Diagnostic>) {
-    for (name, place) in node.inputs().iter().flat_map(|input| &input.nodes) {
-        if !world.names.contains_key(name.as_str()) {
-            let known = world.spec.nodes.iter().map(|other| other.key.name.as_str());
-            let hint = suggestion::hint(name, known.filter(|known| *known != node.key.name), "the other nodes are");
-            mistakes.push(place.mistake(code::UNKNOWN_NODE, format!("no node `{name}`")).hint(hint));
-        }
-    }
+fn names_of(world: &World, references: &[Reference]) -> Vec<String> {
+    let nodes = references.iter().flat_map(|reference| &reference.nodes);
+    nodes.map(|at| world.spec.nodes[*at].key.name.clone()).collect()
+}
+
+/// Keys that nodes do not have: mistakes whatever the stage is.
+pub(super) fn keys(node: &NodeSpec, stage: Option<&StageInfo>, mistakes: &mut Vec<Diagnostic>) {
     for key in &node.unknown {
         let name = key.name.as_str();
         let hint = stage
             .and_then(|stage| one_floor_down(name, stage))
             .or_else(|| suggestion::hint(name, NODE_KEYS, "a node has"));
-        let message = format!("unknown key `{name}` of node `{}`", node.key.name);
+        let message = format!("unknown key `{name}` of node `{}`", node.family);
         mistakes.push(key.mistake(code::UNKNOWN_NODE_KEY, message).hint(hint));
     }
 }
@@ -113,40 +114,91 @@ fn one_floor_down(name: &str, stage: &StageInfo) -> Option<String> {
     Some(format!("`{name}` is {noun} of `{}`: write it below `{block}:`", stage.name))
 }
 
-fn arity(node: &NodeSpec, input: &Input, written: &InputSpec, mistakes: &mut Vec<Diagnostic>) {
+fn arity(
+    world: &World,
+    (node, input): (&NodeSpec, &Input),
+    written: &InputSpec,
+    references: &[Reference],
+    mistakes: &mut Vec<Diagnostic>,
+) {
     let is_list = matches!(written.value.shape, Shape::List(_));
-    let message = match (input.arity, is_list) {
-        (Arity::One | Arity::Optional, true) => {
-            format!("input `{}` of node `{}` takes one node, found a list", input.name, node.key.name)
+    let takes = format!("input `{}` of node `{}`", input.name, node.family);
+    let mut wrong = |message: String| mistakes.push(written.value.mistake(code::WRONG_ARITY, message));
+    match (input.arity, is_list) {
+        (Arity::One | Arity::Optional, true) => wrong(format!("{takes} takes one node, found a list")),
+        (Arity::One | Arity::Optional, false) => {
+            for reference in references.iter().filter(|reference| reference.nodes.len() > 1) {
+                let message = format!(
+                    "{takes} takes one node, but `{}` is {}: {}",
+                    reference.name,
+                    reference.nodes.len(),
+                    listed(world.spec, &reference.nodes)
+                );
+                let hint = format!("choose one of them, or give `{}` a matrix with the same axis", node.family);
+                mistakes.push(reference.place.mistake(code::WRONG_ARITY, message).hint(hint));
+            }
         }
         (Arity::Many | Arity::Named, true) if written.nodes.is_empty() => {
-            format!("input `{}` of node `{}` needs at least one node", input.name, node.key.name)
+            wrong(format!("{takes} needs at least one node"));
         }
-        _ => return,
-    };
-    mistakes.push(written.value.mistake(code::WRONG_ARITY, message));
+        (Arity::Many | Arity::Named, _) => (),
+    }
+    if input.arity != Arity::Optional {
+        left_out(node, input.name, references, mistakes);
+    }
 }
 
-fn kind(world: &World, (node, input): (&NodeSpec, &Input), name: &str, place: &Tree, mistakes: &mut Vec<Diagnostic>) {
-    // That a node or its stage does not exist is told elsewhere.
-    let Some(other) = world.names.get(name) else { return };
-    let Some(made) = world.output(other) else { return };
-    if input.kinds.contains(&made) {
+/// An input that has nothing to read because of what is left out.
+fn left_out(node: &NodeSpec, input: &str, references: &[Reference], mistakes: &mut Vec<Diagnostic>) {
+    if references.iter().any(|reference| !reference.nodes.is_empty()) {
         return;
     }
+    let Some((reference, other)) = references.iter().find_map(|one| Some((one, one.left_out.first()?))) else { return };
+    let message = format!("input `{input}` of node `{}` needs `{}`, which is left out", node.family, reference.name);
+    let mut mistake = reference.place.mistake(code::LEFT_OUT, message).also(&other.key.span, "defined here");
+    if let Some(when) = &other.when {
+        mistake = mistake.also(when, "left out by this");
+    }
+    let hint = format!("give `{}` the same `when`, or another node to read", node.family);
+    mistakes.push(mistake.hint(hint));
+}
+
+/// Every node that is read makes a kind of artifact that the input takes.
+fn kinds_fit(
+    world: &World,
+    (node, input): (&NodeSpec, &Input),
+    references: &[Reference],
+    mistakes: &mut Vec<Diagnostic>,
+) {
+    for reference in references {
+        for other in reference.nodes.iter().map(|at| &world.spec.nodes[*at]) {
+            // That its stage does not exist is told elsewhere.
+            let Some(made) = world.output(other) else { continue };
+            if !input.kinds.contains(&made) {
+                mistakes.push(wrong_kind(world, (node, input), reference, other, made));
+            }
+        }
+    }
+}
+
+fn wrong_kind(
+    world: &World,
+    (node, input): (&NodeSpec, &Input),
+    reference: &Reference,
+    other: &NodeSpec,
+    made: &str,
+) -> Diagnostic {
     let makes_it = |other: &&NodeSpec| {
         let made = world.output(other).is_some_and(|kind| input.kinds.contains(&kind));
-        made && other.key.name != node.key.name
+        made && other.family != node.family
     };
-    let makers: Vec<&str> = world.spec.nodes.iter().filter(makes_it).map(|other| other.key.name.as_str()).collect();
+    let mut makers: Vec<&str> = world.spec.nodes.iter().filter(makes_it).map(|other| other.family.as_str()).collect();
+    makers.dedup();
     let hint = (!makers.is_empty()).then(|| format!("{} is made by {}", kinds(input), suggestion::list(makers)));
+    let name = reference.name;
     let message = format!("input `{}` takes {}, but `{name}` makes `{made}`", input.name, kinds(input));
-    mistakes.push(
-        place
-            .mistake(code::WRONG_KIND, message)
-            .also(&other.key.span, format!("`{made}` is made by this node"))
-            .hint(hint),
-    );
+    let mistake = reference.place.mistake(code::WRONG_KIND, message);
+    mistake.also(&other.key.span, format!("`{made}` is made by this node")).hint(hint)
 }
 
 fn kinds(input: &Input) -> String {

@@ -16,12 +16,13 @@ use petgraph::{
 use crate::{
     code,
     diagnostic::{Diagnostic, Span},
+    plan::reference::References,
     spec::Spec,
 };
 
 /// Which node of the spec comes when: as written, as far as the inputs allow.
-pub(super) fn check(spec: &Spec, mistakes: &mut Vec<Diagnostic>) -> Vec<usize> {
-    let graph = graph(spec);
+pub(super) fn check(spec: &Spec, references: &References, mistakes: &mut Vec<Diagnostic>) -> Vec<usize> {
+    let graph = graph(spec, references);
     let cycles: Vec<Vec<NodeIndex>> = tarjan_scc(&graph)
         .into_iter()
         .filter(|nodes| nodes.len() > 1 || graph.find_edge(nodes[0], nodes[0]).is_some())
@@ -33,15 +34,13 @@ pub(super) fn check(spec: &Spec, mistakes: &mut Vec<Diagnostic>) -> Vec<usize> {
 }
 
 /// An edge goes from a node to one that reads it, and knows where that is written.
-fn graph(spec: &Spec) -> DiGraph<(), Span> {
+fn graph(spec: &Spec, references: &References) -> DiGraph<(), Span> {
     let mut graph = DiGraph::new();
-    let indices: BTreeMap<&str, NodeIndex> =
-        spec.nodes.iter().map(|node| (node.key.name.as_str(), graph.add_node(()))).collect();
-    for node in &spec.nodes {
-        let reader = indices[node.key.name.as_str()];
-        for (name, place) in node.inputs().iter().flat_map(|input| &input.nodes) {
-            if let Some(read) = indices.get(name.as_str()) {
-                graph.add_edge(*read, reader, place.span.clone());
+    let indices: Vec<NodeIndex> = spec.nodes.iter().map(|_| graph.add_node(())).collect();
+    for (reader, inputs) in indices.iter().zip(references) {
+        for reference in inputs.iter().flatten() {
+            for read in &reference.nodes {
+                graph.add_edge(indices[*read], *reader, reference.place.span.clone());
             }
         }
     }

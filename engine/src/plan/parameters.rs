@@ -49,7 +49,7 @@ pub(super) fn resolve(
                 Unfit::Parameters(error) => (&node.with, error),
                 Unfit::Settings(error) => (&node.run, error),
             };
-            let message = format!("node `{}` cannot be made: {error}", node.key.name);
+            let message = format!("node `{}` cannot be made: {error}", node.family);
             mistakes.push(tree.mistake(code::WRONG_TYPE, message));
             return None;
         }
@@ -126,26 +126,10 @@ fn unreadable(source: &NodeSource, node: &NodeSpec, root: &Path) -> Option<Diagn
     let shown = source.path.display();
     let path = root.join(&source.path);
     if source.path.as_os_str().is_empty() || !path.exists() {
-        return Some(mistake(code::MISSING_SOURCE, format!("no file `{shown}`")).hint(similar(&source.path, root)));
+        return Some(
+            mistake(code::MISSING_SOURCE, format!("no file `{shown}`")).hint(suggestion::file(&source.path, root)),
+        );
     }
     let error = source.files(root).err()?;
     Some(mistake(code::BAD_SOURCE, format!("`{shown}` cannot be read: {error:#}")))
-}
-
-/// A file of nearly that name beside it; else where the path was looked for.
-fn similar(path: &Path, root: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    let folder = path.parent()?;
-    let mut beside: Vec<String> = std::fs::read_dir(root.join(folder))
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    beside.sort_unstable();
-    let hint = match suggestion::nearest(name, beside.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean `{}`?", folder.join(near).display()),
-        None if path.is_relative() => format!("paths are relative to the project's root, {}", root.display()),
-        None => return None,
-    };
-    Some(hint)
 }

@@ -19,7 +19,7 @@ use crate::{
         make::{Job, Turn, failure},
         room::{Claim, Room},
     },
-    store::{Artifact, Found, Store},
+    store::{Artifact, Found, Lease, Store},
 };
 
 /// How long before a result that somebody else is making is looked for again.
@@ -32,6 +32,8 @@ pub(super) struct Schedule<'a> {
     plan: &'a Plan,
     store: &'a Store,
     options: &'a Options,
+    /// What this run uses, until it ends.
+    lease: Lease,
     known: Known,
     /// By position in the plan: how many nodes it still waits for, and who waits for it.
     missing: Vec<usize>,
@@ -84,6 +86,7 @@ impl<'a> Schedule<'a> {
             plan,
             store,
             options,
+            lease: store.lease(),
             known: Known::new(),
             missing,
             readers,
@@ -177,6 +180,8 @@ impl<'a> Schedule<'a> {
             return Ok(Look::Lacks(name.clone()));
         }
         let fingerprint = Fingerprint::of(&now.facts);
+        // First the lease, then the look: what is there then stays.
+        self.lease.add(fingerprint);
         let comparison = Comparison { plan: self.plan, store: self.store, known: &self.known };
         let is_forced = self.options.force.contains(&node.name);
         let mut before = None;

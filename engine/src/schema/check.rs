@@ -7,7 +7,7 @@ use super::{alternatives, choices, is_choice, is_source, properties, required, t
 use crate::{
     code,
     diagnostic::{Diagnostic, Span},
-    spec::tree::{Shape, Tree},
+    spec::tree::{Key, Shape, Tree},
     suggestion,
 };
 
@@ -127,6 +127,7 @@ impl Check<'_> {
             if let Some(property) = schema["properties"].get(&key.name) {
                 self.value(property, value, &path, &key.span);
             } else if schema["additionalProperties"].is_object() {
+                self.slip(tree, key, &path);
                 self.value(&schema["additionalProperties"], value, &path, &key.span);
             } else if schema.get("properties").is_some() || schema["additionalProperties"] == false {
                 let known = properties(schema).map(|(name, _)| name.as_str());
@@ -144,6 +145,20 @@ impl Check<'_> {
                     Diagnostic::new(code::MISSING_PARAMETER, format!("missing {noun} `{path}`"), owner).hint(hint),
                 );
             }
+        }
+    }
+
+    /// Any key will do here, but one of `--set` that is nearly another was meant to be that.
+    fn slip(&mut self, tree: &Tree, key: &Key, path: &str) {
+        if !key.span.text.is_plain_override() {
+            return;
+        }
+        let others = tree.entries().iter().map(|(other, _)| other).filter(|other| other.name != key.name);
+        let others = others.filter(|other| !other.span.text.is_plain_override()).map(|other| other.name.as_str());
+        if let Some(near) = suggestion::nearest(&key.name, others) {
+            let hint = format!("did you mean `{near}`? `--set +...` adds it");
+            let message = format!("no `{path}` to set");
+            self.mistakes.push(key.mistake(code::BAD_OVERRIDE, message).hint(hint));
         }
     }
 

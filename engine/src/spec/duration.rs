@@ -11,6 +11,14 @@ pub(super) fn read(shape: &Shape) -> Option<Duration> {
     parse(text)
 }
 
+/// A length of time on a command line.
+///
+/// # Errors
+/// With how to write one.
+pub fn read_duration(text: &str) -> Result<Duration, &'static str> {
+    parse(text).ok_or("write it as `90s`, `30m`, `1h30m` or `2d`")
+}
+
 fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let (mut total, mut smallest) = (0_u64, u64::MAX);

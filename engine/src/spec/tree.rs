@@ -68,6 +68,18 @@ impl Tree {
         }
     }
 
+    /// Takes an entry out of a block.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<(Key, Tree)> {
+        let Shape::Block(entries) = &mut self.shape else { return None };
+        let at = entries.iter().position(|(key, _)| key.name == name)?;
+        Some(entries.remove(at))
+    }
+
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Tree> {
+        let Shape::Block(entries) = &mut self.shape else { return None };
+        entries.iter_mut().find(|(key, _)| key.name == name).map(|(_, value)| value)
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&Tree> {
         self.entries().iter().find(|(key, _)| key.name == name).map(|(_, value)| value)
     }

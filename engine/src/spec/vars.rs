@@ -322,18 +322,42 @@ pub(crate) fn used(tree: &Tree, found: &mut BTreeSet<Vec<String>>) {
         Shape::List(items) => items.iter().for_each(|item| used(item, found)),
         Shape::Block(entries) => entries.iter().for_each(|(_, value)| used(value, found)),
         Shape::Text(text) => {
-            for (at, _) in text.match_indices(OPEN) {
-                let Ok((expression, _)) = expression::parse(&text[at + OPEN.len()..]) else { continue };
-                let mut paths = Vec::new();
-                expression::paths(&expression, &mut paths);
-                let scope: Vec<String> = tree.span.text.scope().map(str::to_owned).collect();
-                for path in paths.iter().filter(|path| path[0] == "vars") {
-                    found.extend((0..=scope.len()).map(|depth| [&scope[..depth], &path[1..]].concat()));
-                }
+            let scope: Vec<String> = tree.span.text.scope().map(str::to_owned).collect();
+            for path in paths(text).iter().filter(|path| path[0] == "vars") {
+                found.extend((0..=scope.len()).map(|depth| [&scope[..depth], &path[1..]].concat()));
             }
         }
         Shape::Null | Shape::Bool(_) | Shape::Number(_) | Shape::Mistaken => (),
     }
+}
+
+/// The axes that `tree` asks for.
+pub(crate) fn axes(tree: &Tree) -> BTreeSet<String> {
+    fn collect(tree: &Tree, found: &mut BTreeSet<String>) {
+        match &tree.shape {
+            Shape::List(items) => items.iter().for_each(|item| collect(item, found)),
+            Shape::Block(entries) => entries.iter().for_each(|(_, value)| collect(value, found)),
+            Shape::Text(text) => {
+                let paths = paths(text).into_iter().filter(|path| path[0] == "matrix");
+                found.extend(paths.filter_map(|path| path.into_iter().nth(1)));
+            }
+            Shape::Null | Shape::Bool(_) | Shape::Number(_) | Shape::Mistaken => (),
+        }
+    }
+    let mut found = BTreeSet::new();
+    collect(tree, &mut found);
+    found
+}
+
+/// What the expressions of a text ask for.
+fn paths(text: &str) -> Vec<Vec<String>> {
+    let mut paths = Vec::new();
+    for (at, _) in text.match_indices(OPEN) {
+        if let Ok((expression, _)) = expression::parse(&text[at + OPEN.len()..]) {
+            expression::paths(&expression, &mut paths);
+        }
+    }
+    paths
 }
 
 /// Puts a value where it is used. What lies inside it keeps its own place.

@@ -4,5 +4,7 @@
 #![cfg(unix)]
 
 mod command;
+mod damage;
+mod peers;
 mod project;
 mod schedule;

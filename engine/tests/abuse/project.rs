@@ -1,4 +1,4 @@
-//! A folder with a pipeline and its files, run with no stage but `command`.
+//! A folder with a pipeline and its files, run with no stage but `command` and a toy.
 //! Knows nothing of the inside of the store.
 
 use std::{
@@ -6,16 +6,43 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::{Command, Options, Plan, Registry, Report, Sources, Spec, Store};
+use engine::{Command, Context, Input, NoSettings, Options, Plan, Registry, Report, Sources, Spec, Stage, Store};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub struct Project {
-    folder: tempfile::TempDir,
+    path: PathBuf,
+    /// None where somebody else cleans up.
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// Writes down what it is given, whatever that is.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Echo {
+    value: Value,
+}
+
+impl Stage for Echo {
+    const NAME: &'static str = "echo";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Input] = &[];
+    const OUTPUT: &'static str = "text";
+    type Settings = NoSettings;
+
+    fn run(&self, _: &NoSettings, ctx: &Context) -> anyhow::Result<()> {
+        Ok(fs::write(ctx.output().join("text"), self.value.to_string())?)
+    }
 }
 
 impl Project {
     /// The pipeline and other files.
     pub fn new(pipeline: &str, files: &[(&str, &str)]) -> Self {
-        let project = Self { folder: tempfile::tempdir().unwrap() };
+        // In memory where that is possible: hundreds of results are put on the disk here, each with care.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let project = Self { path: folder.path().into(), _folder: Some(folder) };
         project.write("p.yaml", pipeline);
         for (name, text) in files {
             project.write(name, text);
@@ -23,8 +50,13 @@ impl Project {
         project
     }
 
+    /// A project that is there already.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { path: folder.into(), _folder: None }
+    }
+
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        &self.path
     }
 
     pub fn write(&self, name: &str, text: &str) {
@@ -51,7 +83,7 @@ impl Project {
             )
         };
         let spec = Spec::parse(sources).map_err(told)?;
-        Plan::resolve(&spec, &Registry::new().with::<Command>()).map_err(told)
+        Plan::resolve(&spec, &Registry::new().with::<Command>().with::<Echo>()).map_err(told)
     }
 
     pub fn store(&self) -> Store {

@@ -137,7 +137,7 @@ fn expressions_reach_into_lists_and_blocks_and_put_texts_together() {
 }
 
 #[test]
-fn mistakes_in_expressions_are_told_with_a_caret_inside_them() {
+fn mistakes_in_what_is_computed_are_told_with_a_caret_inside_the_expression() {
     assert_mistakes(
         r#"
 vars: { n: 3, name: Ada, list: [1, 2] }
@@ -149,13 +149,6 @@ nodes:
   e: { stage: press, with: { text: main.rs, sheets: "${{ lenn(vars.list) }}" } }
   f: { stage: press, with: { text: main.rs, sheets: "${{ vars.list[2] }}" } }
   g: { stage: press, with: { text: main.rs, sheets: "${{ vars.n ? 1 : 2 }}" } }
-  h: { stage: press, with: { text: main.rs, sheets: "${{ 1 < vars.n < 3 }}" } }
-  i: { stage: press, with: { text: main.rs, sheets: "${{ vars.name == 1 ? 1 : 2 }}" } }
-  j: { stage: press, with: { text: main.rs, sheets: "${{ 18446744073709551615 + vars.n }}" } }
-  k: { stage: press, with: { text: main.rs, sheets: "${{ 1_000 }}" } }
-  l: { stage: press, with: { text: main.rs, sheets: "${{ }}" } }
-  m: { stage: press, with: { text: main.rs, sheets: "${{ env.HOME }}" } }
-  n: { stage: press, with: { text: main.rs, sheets: "${{ matrix.seed }}" } }
 "#,
         r#"
 error[E0121]: `+` cannot add `3` and the text "Ada"
@@ -207,55 +200,73 @@ error[E0121]: `?` takes `true` or `false`, found `3`
    |
 10 |   g: { stage: press, with: { text: main.rs, sheets: "${{ vars.n ? 1 : 2 }}" } }
    |                                                          ^^^^^^
+"#,
+    );
+}
 
+#[test]
+fn mistakes_in_how_it_is_written_are_told_with_a_caret_inside_the_expression() {
+    assert_mistakes(
+        r#"
+vars: { n: 3, name: Ada }
+nodes:
+  h: { stage: press, with: { text: main.rs, sheets: "${{ 1 < vars.n < 3 }}" } }
+  i: { stage: press, with: { text: main.rs, sheets: "${{ vars.name == 1 ? 1 : 2 }}" } }
+  j: { stage: press, with: { text: main.rs, sheets: "${{ 18446744073709551615 + vars.n }}" } }
+  k: { stage: press, with: { text: main.rs, sheets: "${{ 1_000 }}" } }
+  l: { stage: press, with: { text: main.rs, sheets: "${{ }}" } }
+  m: { stage: press, with: { text: main.rs, sheets: "${{ env.HOME }}" } }
+  n: { stage: press, with: { text: main.rs, sheets: "${{ matrix.seed }}" } }
+"#,
+        r#"
 error[E0121]: comparisons do not chain
-  --> p.yaml:11:69
-   |
-11 |   h: { stage: press, with: { text: main.rs, sheets: "${{ 1 < vars.n < 3 }}" } }
-   |                                                                     ^
-   |
-   = help: write `a < b && b < c`, or parentheses
+ --> p.yaml:4:69
+  |
+4 |   h: { stage: press, with: { text: main.rs, sheets: "${{ 1 < vars.n < 3 }}" } }
+  |                                                                     ^
+  |
+  = help: write `a < b && b < c`, or parentheses
 
 error[E0121]: the text "Ada" and `1` are never equal
-  --> p.yaml:12:58
-   |
-12 |   i: { stage: press, with: { text: main.rs, sheets: "${{ vars.name == 1 ? 1 : 2 }}" } }
-   |                                                          ^^^^^^^^^^^^^^
+ --> p.yaml:5:58
+  |
+5 |   i: { stage: press, with: { text: main.rs, sheets: "${{ vars.name == 1 ? 1 : 2 }}" } }
+  |                                                          ^^^^^^^^^^^^^^
 
 error[E0121]: `18446744073709551615 + vars.n` is a number too large
-  --> p.yaml:13:58
-   |
-13 |   j: { stage: press, with: { text: main.rs, sheets: "${{ 18446744073709551615 + vars.n }}" } }
-   |                                                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+ --> p.yaml:6:58
+  |
+6 |   j: { stage: press, with: { text: main.rs, sheets: "${{ 18446744073709551615 + vars.n }}" } }
+  |                                                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 
 error[E0121]: `1_000` is not a number
-  --> p.yaml:14:58
-   |
-14 |   k: { stage: press, with: { text: main.rs, sheets: "${{ 1_000 }}" } }
-   |                                                          ^^^^^
-   |
-   = help: write `1000`
+ --> p.yaml:7:58
+  |
+7 |   k: { stage: press, with: { text: main.rs, sheets: "${{ 1_000 }}" } }
+  |                                                          ^^^^^
+  |
+  = help: write `1000`
 
 error[E0121]: an expression is empty
-  --> p.yaml:15:58
-   |
-15 |   l: { stage: press, with: { text: main.rs, sheets: "${{ }}" } }
-   |                                                          ^^
-   |
-   = help: write `${{ vars.NAME }}`
+ --> p.yaml:8:58
+  |
+8 |   l: { stage: press, with: { text: main.rs, sheets: "${{ }}" } }
+  |                                                          ^^
+  |
+  = help: write `${{ vars.NAME }}`
 
 error[E0121]: the environment decides no value of a pipeline
-  --> p.yaml:16:58
-   |
-16 |   m: { stage: press, with: { text: main.rs, sheets: "${{ env.HOME }}" } }
-   |                                                          ^^^
-   |
-   = help: give the value with `--set vars.NAME=VALUE`; `env:` is for programs that a node runs
+ --> p.yaml:9:58
+  |
+9 |   m: { stage: press, with: { text: main.rs, sheets: "${{ env.HOME }}" } }
+  |                                                          ^^^
+  |
+  = help: give the value with `--set vars.NAME=VALUE`; `env:` is for programs that a node runs
 
 error[E0121]: there is no matrix here
-  --> p.yaml:17:58
+  --> p.yaml:10:58
    |
-17 |   n: { stage: press, with: { text: main.rs, sheets: "${{ matrix.seed }}" } }
+10 |   n: { stage: press, with: { text: main.rs, sheets: "${{ matrix.seed }}" } }
    |                                                          ^^^^^^
    |
    = help: `matrix.AXIS` is the value of an axis inside a node that has a `matrix:`

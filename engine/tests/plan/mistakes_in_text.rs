@@ -282,7 +282,7 @@ error[E0122]: an override has no value
 1 | --set seed
   |       ^^^^
   |
-  = help: write `--set path=value`
+  = help: write `--set path=value`, or `--set ~path` to remove
 ",
     );
 }

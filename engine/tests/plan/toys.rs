@@ -35,8 +35,8 @@ impl Stage for Press {
     const OUTPUT: &'static str = "paper";
     type Settings = NoSettings;
 
-    fn run(&self, _: &NoSettings, _: &Context) -> anyhow::Result<()> {
-        Ok(())
+    fn run(&self, _: &NoSettings, ctx: &Context) -> anyhow::Result<()> {
+        Ok(std::fs::write(ctx.output().join("done"), Self::NAME)?)
     }
 }
 
@@ -166,8 +166,8 @@ impl Stage for Paint {
         problems
     }
 
-    fn run(&self, _: &Room, _: &Context) -> anyhow::Result<()> {
-        Ok(())
+    fn run(&self, _: &Room, ctx: &Context) -> anyhow::Result<()> {
+        Ok(std::fs::write(ctx.output().join("done"), Self::NAME)?)
     }
 }
 
@@ -226,8 +226,8 @@ impl Stage for Frame {
     const OUTPUT: &'static str = "frame";
     type Settings = NoSettings;
 
-    fn run(&self, _: &NoSettings, _: &Context) -> anyhow::Result<()> {
-        Ok(())
+    fn run(&self, _: &NoSettings, ctx: &Context) -> anyhow::Result<()> {
+        Ok(std::fs::write(ctx.output().join("done"), Self::NAME)?)
     }
 }
 
@@ -244,8 +244,8 @@ impl Stage for Hang {
     const OUTPUT: &'static str = "wall";
     type Settings = NoSettings;
 
-    fn run(&self, _: &NoSettings, _: &Context) -> anyhow::Result<()> {
-        Ok(())
+    fn run(&self, _: &NoSettings, ctx: &Context) -> anyhow::Result<()> {
+        Ok(std::fs::write(ctx.output().join("done"), Self::NAME)?)
     }
 }
 
@@ -264,12 +264,29 @@ fn chapters(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 pub fn spec(text: &str, overrides: &[&str]) -> Result<Spec, Vec<Diagnostic>> {
+    spec_with(text, &[], overrides)
+}
+
+fn spec_with(text: &str, profiles: &[&str], overrides: &[&str]) -> Result<Spec, Vec<Diagnostic>> {
     Spec::parse(Sources {
         root: PathBuf::from(ROOT),
         file: "p.yaml".into(),
         text: text.into(),
+        profiles: profiles.iter().map(|&name| name.into()).collect(),
         overrides: overrides.iter().map(|&words| words.into()).collect(),
     })
+}
+
+pub fn plan_in(text: &str, profiles: &[&str], overrides: &[&str]) -> Plan {
+    let plan = spec_with(text, profiles, overrides).and_then(|spec| Plan::resolve(&spec, &registry()));
+    plan.unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)))
+}
+
+/// The messages for a text with these profiles must be these, whole.
+#[track_caller]
+pub fn assert_mistakes_in(text: &str, profiles: &[&str], expected: &str) {
+    let plan = spec_with(text, profiles, &[]).and_then(|spec| Plan::resolve(&spec, &registry()));
+    compare(plan, expected);
 }
 
 pub fn plan_with(text: &str, overrides: &[&str]) -> Result<Plan, Vec<Diagnostic>> {
@@ -292,7 +309,12 @@ pub fn assert_mistakes(text: &str, expected: &str) {
 
 #[track_caller]
 pub fn assert_mistakes_with(text: &str, overrides: &[&str], expected: &str) {
-    let found = match plan_with(text, overrides) {
+    compare(plan_with(text, overrides), expected);
+}
+
+#[track_caller]
+fn compare(plan: Result<Plan, Vec<Diagnostic>>, expected: &str) {
+    let found = match plan {
         Ok(plan) => panic!("no mistake was found: {plan:#?}"),
         Err(mistakes) => shown(&mistakes).replace(ROOT, "ROOT"),
     };
