@@ -28,13 +28,17 @@ def main(pipeline, seeds):
     cards = [card(pipeline, seed) for seed in seeds]
     policies = [policy["policy"] for policy in cards[0]["policies"]]
     columns = [(group, name) for group, found in cards[0]["policies"][0]["groups"].items() for name in found["scores"]]
-    print("| policy |" + "".join(f" {group}, {name} |" for group, name in columns))
-    print("|---|" + "--:|" * len(columns))
+    groups = list(cards[0]["policies"][0]["groups"])
+    heads = [f"{group}, {name}" for group, name in columns] + [f"{group}, tokens" for group in groups]
+    print("| policy | " + " | ".join(heads) + " |")
+    print("|---|" + "--:|" * len(heads))
     for i, policy in enumerate(policies):
         cells = []
         for group, name in columns:
             scores = [card["policies"][i]["groups"][group]["scores"][name] for card in cards]
             cells.append(" · ".join(f"{100 * score['mean']:.1f}" for score in scores))
+        for group in groups:
+            cells.append(" · ".join(f"{card['policies'][i]['groups'][group]['length']:.0f}" for card in cards))
         print(f"| `{policy}` | " + " | ".join(cells) + " |")
 
 
