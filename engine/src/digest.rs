@@ -33,6 +33,11 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
+    /// Of bytes that were hashed as they came, as if they were a file.
+    pub(crate) fn of_hasher(hasher: &blake3::Hasher) -> Self {
+        Self(*hasher.finalize().as_bytes())
+    }
+
     /// Of a folder that holds `files`: relative path, with `/` between names, to the file's digest.
     #[must_use]
     pub fn of_files<'a>(files: impl IntoIterator<Item = (&'a str, Digest)>) -> Self {

@@ -17,6 +17,7 @@ mod reason;
 mod registry;
 mod report;
 mod run;
+pub mod runs;
 mod schema;
 mod select;
 mod spec;
@@ -25,6 +26,8 @@ mod store;
 #[cfg(test)]
 mod storm;
 mod suggestion;
+#[cfg(test)]
+mod toy;
 
 pub use command::{Command, Settings as CommandSettings};
 pub use context::{Cancel, Cancelled, Context, InputArtifact, Progress};

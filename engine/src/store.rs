@@ -10,6 +10,7 @@
 //! objects/<ab>/<digest>             a second name for every larger file: equal files are one file
 //! drafts/<fingerprint>/             lock, scratch/, records/, and a folder for each try
 //! nodes/<pipeline>/<node>.json      the result that a node had last, and the one before
+//! runs/<number>/                    what each run was asked and what came of it; see `runs.rs`
 //! pins/<fingerprint>                results that are kept whatever happens
 //! leases/                           the results that each run in progress uses, locked by it
 //! quarantine/                       what was no longer what had been published
@@ -337,7 +338,7 @@ impl Store {
         })
     }
 
-    fn lay_out(&self) -> Result<(), StoreError> {
+    pub(crate) fn lay_out(&self) -> Result<(), StoreError> {
         for name in ["artifacts", "drafts", "nodes"] {
             make_folder(&self.root.join(name))?;
         }
