@@ -166,14 +166,64 @@ pub enum Verb {
         /// Only errors, and no table at the end
         #[arg(long, short)]
         quiet: bool,
+        /// Write a trace of the run there, for https://ui.perfetto.dev: run, nodes, steps
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
+        /// Run again whenever the pipeline or a file that it reads changes
+        #[arg(long, conflicts_with = "dry_run")]
+        watch: bool,
     },
     /// Say why a node runs or is reused: which fact changed, old and new, down to the cause
+    ///
+    /// Then every fact of its last result beside today's: that document is what is hashed, so that nothing can decide a
+    /// result and not be shown.
     Explain {
         /// The pipeline's YAML file
         file: PathBuf,
         node: String,
+        /// Compare the facts of two runs instead: numbers, `last` or `last~1`
+        #[arg(long, num_args = 2, value_names = ["RUN", "RUN"])]
+        runs: Option<Vec<String>>,
+        /// Print one JSON document instead: both facts and their fingerprints
+        #[arg(long)]
+        json: bool,
     },
-    /// Show a node's result: folder, facts, metrics and a few rows
+    /// Print a node's log and metrics
+    Log {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        node: String,
+        /// Last lines of each; 0 for all
+        #[arg(long, short, value_name = "N", default_value_t = 40)]
+        lines: usize,
+    },
+    /// List the results in the store: size, kind, age and node
+    Ls {
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the runs, or show one
+    Runs {
+        /// Its number, `last` or `last~1`
+        run: Option<String>,
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare two runs: parameters and last metrics side by side
+    Diff {
+        /// Its number, `last` or `last~1`
+        before: String,
+        after: String,
+        /// Also what is equal
+        #[arg(long)]
+        all: bool,
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a node's result: folder, where it came from, facts, metrics and a few rows
     Show {
         /// The pipeline's YAML file
         file: PathBuf,

@@ -3,8 +3,12 @@
 mod age;
 mod args;
 mod check;
+mod diff;
 mod explain;
+mod facts_table;
 mod gc;
+mod log;
+mod ls;
 mod outcome;
 mod pack;
 mod pick;
@@ -12,12 +16,14 @@ mod pipeline;
 mod plan;
 mod progress;
 mod run;
+mod runs;
 mod screen;
 mod show;
 mod signals;
 mod stages;
 mod test;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -36,8 +42,16 @@ fn main() -> ExitCode {
         Verb::Check { file } => check::check(&file, &global),
         Verb::Plan { file, pick, json, exit_code } => plan::plan(&file, &pick, plan::Form { json, exit_code }, &global),
         Verb::Run { file, pick, dry_run: true, .. } => plan::plan(&file, &pick, plan::Form::default(), &global),
-        Verb::Run { file, pick, pace, quiet, .. } => run::run(&file, &pick, &pace, quiet, &global),
-        Verb::Explain { file, node } => explain::explain(&file, &node, &global),
+        Verb::Run { file, pick, pace, quiet, trace, watch, .. } => {
+            run::run(&file, &pick, &run::Form { quiet, trace, pace, is_watching: watch }, &global)
+        }
+        Verb::Explain { file, node, runs, json } => {
+            explain::explain(&file, &node, &explain::Form { runs, json }, &global)
+        }
+        Verb::Log { file, node, lines } => log::log(&file, &node, lines, &global),
+        Verb::Ls { json } => ls::ls(json, &global),
+        Verb::Runs { run, json } => runs::runs(run.as_deref(), json, &global),
+        Verb::Diff { before, after, all, json } => diff::diff([&before, &after], diff::Form { all, json }, &global),
         Verb::Show { file, node } => show::show(&file, &node, &global),
         Verb::Gc { files, keep_size, older_than, apply } => {
             gc::gc(&gc::Wanted { files, keep_size, grace: older_than, is_applied: apply }, &global)

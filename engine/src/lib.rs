@@ -9,6 +9,7 @@ mod digest;
 mod encoding;
 mod facts;
 mod forecast;
+mod listing;
 mod manifest;
 mod plan;
 #[cfg(unix)]

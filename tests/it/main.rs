@@ -5,6 +5,7 @@ mod messages;
 mod pipelines;
 mod project;
 mod recipe;
+mod records;
 #[cfg(unix)]
 mod resume;
 mod reuse;

@@ -165,6 +165,9 @@ impl Lines {
                 }));
             }
             Event::Waiting { node } => self.tell(json!({ "event": "waiting", "node": node.name })),
+            Event::Retrying { node, error, pause } => self.tell(json!({
+                "event": "retrying", "node": node.name, "error": format!("{error:#}"), "pause": pause.as_secs_f64(),
+            })),
             Event::Progress { node, progress } => {
                 let now = Instant::now();
                 match self.progress.get_mut(*node) {
