@@ -22,7 +22,9 @@ Examples:
   mashbill plan pipelines/r1_tiny.yaml            what a run would do, and why
   mashbill run FILE --until cold_start --seed 2   a part of it, with another seed
   mashbill explain FILE reasoning_rl              which fact changed, old and new
-  mashbill show FILE reasoning_rl                 its folder, facts, metrics and a few rows
+  mashbill show FILE reasoning_rl                 its folder, origin, facts, metrics and a few rows
+  mashbill runs; mashbill diff last~1 last        what was run, and what differed
+  mashbill graph FILE --format svg > graph.svg    the pipeline as a picture
   mashbill stages grpo                            every parameter, with its default
   mashbill test plugins/                          the plugins' own tests
 
@@ -70,6 +72,13 @@ pub enum Color {
     Auto,
     Always,
     Never,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Picture {
+    Mermaid,
+    Dot,
+    Svg,
 }
 
 /// Which nodes a verb is about.
@@ -188,6 +197,19 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Draw the pipeline, on stdout: for Markdown, for Graphviz, or as an SVG
+    #[command(after_help = SELECTORS)]
+    Graph {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        #[arg(long, short, default_value = "mermaid")]
+        format: Picture,
+        /// Colour nodes by what a run would do with them
+        #[arg(long)]
+        state: bool,
+        #[command(flatten)]
+        pick: Pick,
+    },
     /// Print a node's log and metrics
     Log {
         /// The pipeline's YAML file
@@ -276,6 +298,13 @@ pub enum Verb {
         /// The archive
         from: PathBuf,
     },
+    /// Print what a shell needs to complete verbs and flags
+    ///
+    /// bash: `mashbill completions bash > ~/.local/share/bash-completion/completions/mashbill`
+    /// zsh: `mashbill completions zsh > ~/.zfunc/_mashbill`, with `~/.zfunc` in `fpath`
+    /// fish: `mashbill completions fish > ~/.config/fish/completions/mashbill.fish`
+    #[command(verbatim_doc_comment)]
+    Completions { shell: clap_complete::Shell },
     /// List the stages, or the parameters of one
     Stages { name: Option<String> },
     /// Run the `test_` functions of plugins

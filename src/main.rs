@@ -3,10 +3,12 @@
 mod age;
 mod args;
 mod check;
+mod completions;
 mod diff;
 mod explain;
 mod facts_table;
 mod gc;
+mod graph;
 mod log;
 mod ls;
 mod outcome;
@@ -48,6 +50,10 @@ fn main() -> ExitCode {
         Verb::Explain { file, node, runs, json } => {
             explain::explain(&file, &node, &explain::Form { runs, json }, &global)
         }
+        Verb::Graph { file, format, state, pick } => {
+            graph::graph(&file, &pick, graph::Form { picture: format, state }, &global)
+        }
+        Verb::Completions { shell } => Ok(completions::completions(shell)),
         Verb::Log { file, node, lines } => log::log(&file, &node, lines, &global),
         Verb::Ls { json } => ls::ls(json, &global),
         Verb::Runs { run, json } => runs::runs(run.as_deref(), json, &global),

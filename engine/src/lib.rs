@@ -9,6 +9,7 @@ mod digest;
 mod encoding;
 mod facts;
 mod forecast;
+pub mod graph;
 mod listing;
 mod manifest;
 mod plan;

@@ -29,7 +29,8 @@ pub fn trace(events: &[Value]) -> Value {
         let node = event["node"].as_str().unwrap_or_default();
         match event["event"].as_str().unwrap_or_default() {
             "started" => {
-                let row = (1..).find(|row| open.values().all(|other| other.row != *row)).unwrap_or(1);
+                let is_free = |row: &usize| open.values().all(|other| other.row != *row);
+                let row = (1..=open.len() + 1).find(is_free).expect("one row more than are taken");
                 rows = rows.max(row);
                 let (stage, reasons) = (event["stage"].clone(), event["reasons"].clone());
                 open.insert(node, Open { row, since: t, step: (0, t), stage, reasons });
