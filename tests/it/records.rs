@@ -42,7 +42,7 @@ fn plan_as_json_says_word_reasons_and_causes() {
     assert_eq!(words, ["run", "waits", "waits"]);
     let reason = &plan["nodes"][0]["reasons"][0];
     assert_eq!((&reason["fact"], &reason["old"], &reason["new"]), (&"seed".into(), &0.into(), &4.into()));
-    assert_eq!(plan["nodes"][2]["on"], serde_json::json!(["numbers", "few"]));
+    assert_eq!(plan["nodes"][2]["on"], serde_json::json!(["few", "numbers"]));
     assert_eq!(plan["nodes"][2]["causes"], serde_json::json!(["numbers"]));
     assert_eq!(plan["counts"]["waits"], 2);
 }

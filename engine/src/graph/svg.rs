@@ -40,24 +40,25 @@ pub fn svg(plan: &Plan, words: &Words<'_>) -> String {
     line(&mut text, format_args!("<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>"));
     line(&mut text, format_args!("<g fill=\"none\" stroke=\"#8796ab\" stroke-width=\"1.4\">"));
     for (edge, places) in edges.iter().zip(&layout.lines) {
-        let mut path = String::new();
+        let mut path = Vec::new();
         for (at, (x, layer)) in places.iter().enumerate() {
             let x = x + MARGIN;
             // A line leaves at the bottom of a box, passes through the middle of a layer, and ends above its arrow.
             let (enters, leaves) = (top(*layer), top(*layer) + HEIGHT);
             if at == 0 {
-                path.push_str(&format!("M{x:.1} {leaves:.1}"));
+                path.push(format!("M{x:.1} {leaves:.1}"));
                 continue;
             }
             let (before, above) = (places[at - 1].0 + MARGIN, top(places[at - 1].1) + HEIGHT);
             let end = if at + 1 == places.len() { enters - 6.0 } else { enters };
             let middle = f64::midpoint(above, end);
-            path.push_str(&format!(" C{before:.1} {middle:.1} {x:.1} {middle:.1} {x:.1} {end:.1}"));
+            path.push(format!("C{before:.1} {middle:.1} {x:.1} {middle:.1} {x:.1} {end:.1}"));
             if at + 1 < places.len() {
-                path.push_str(&format!(" L{x:.1} {leaves:.1}"));
+                path.push(format!("L{x:.1} {leaves:.1}"));
             }
         }
         let [from, to] = [edge.from, edge.to].map(|at| entities(&nodes[at].name));
+        let path = path.join(" ");
         line(
             &mut text,
             format_args!("<path d=\"{path}\"><title>{from} to {to}: {}</title></path>", entities(&edge.inputs)),
