@@ -10,8 +10,7 @@ use crate::{
     args::Global,
     outcome::{Code, Trouble},
     pipeline,
-    screen::{BOLD, DIM, RESET, say, table},
-    show::size,
+    screen::{BOLD, DIM, RESET, say, size, table},
 };
 
 pub fn ls(json: bool, global: &Global) -> Result<Code, Trouble> {

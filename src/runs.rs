@@ -45,7 +45,9 @@ pub fn runs(run: Option<&str>, json: bool, global: &Global) -> Result<Code, Trou
 /// All runs; what is damaged is said and left out.
 pub fn read(store: &Store) -> Result<Runs, Trouble> {
     let runs = Runs::of(store)?;
-    runs.damaged.iter().for_each(|damage| screen::note(&format!("{YELLOW}{damage}{RESET}")));
+    for (id, damage) in &runs.damaged {
+        screen::note(&format!("{YELLOW}run {id}: {damage}{RESET}"));
+    }
     Ok(runs)
 }
 

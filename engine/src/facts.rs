@@ -62,12 +62,6 @@ impl Fingerprint {
         Self(Digest::of_document("mashbill 1 facts", &document).bytes())
     }
 
-    /// From its 64 hexadecimal digits.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        read_hex(text).map(Self)
-    }
-
     /// The first eight letters, for people.
     #[must_use]
     pub fn short(self) -> String {

@@ -34,9 +34,7 @@ impl Store {
         let mut artifacts = Vec::new();
         for entry in entries {
             let name = entry.map_err(failed)?.file_name();
-            artifacts.extend(
-                name.to_str().and_then(Fingerprint::parse).and_then(|fingerprint| self.recall_artifact(fingerprint)),
-            );
+            artifacts.extend(name.to_str().and_then(|name| self.recall_artifact(name.parse().ok()?)));
         }
         artifacts.sort_by(|a, b| b.manifest.made.started.cmp(&a.manifest.made.started));
         Ok(artifacts)

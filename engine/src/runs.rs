@@ -124,8 +124,8 @@ impl RunOutcome {
 pub struct Runs {
     /// The oldest first.
     pub records: Vec<RunRecord>,
-    /// Records that are no longer what was written, each as a sentence.
-    pub damaged: Vec<String>,
+    /// Records that are no longer what was written: which run, and a sentence.
+    pub damaged: Vec<(u64, String)>,
 }
 
 impl Runs {
@@ -138,7 +138,9 @@ impl Runs {
         for id in numbers(&folder(store))? {
             match RunRecord::read(store, id) {
                 Ok(record) => runs.records.push(record),
-                Err(damage) => runs.damaged.push(damage),
+                // Its folder was made, and its first words were not written yet.
+                Err(_) if is_locked(&folder(store).join(id.to_string()).join(EVENTS)) => {}
+                Err(damage) => runs.damaged.push((id, damage)),
             }
         }
         Ok(runs)
@@ -155,16 +157,16 @@ impl Runs {
         self.records.iter().find(|record| record.id == id)
     }
 
-    /// Compares every event file with the digest in its record; gives what does not fit, as sentences.
+    /// Compares every event file with the digest in its record; gives those that do not fit, each with a sentence.
     #[must_use]
-    pub fn verify(&self, store: &Store) -> Vec<String> {
+    pub fn verify(&self, store: &Store) -> Vec<(u64, String)> {
         let is_damaged = |record: &&RunRecord| {
             let Some(digest) = record.events else { return false };
             let bytes = fs::read(folder(store).join(record.id.to_string()).join(EVENTS));
             bytes.map_or(true, |bytes| Digest::of_bytes(&bytes) != digest)
         };
         let damaged = self.records.iter().filter(is_damaged);
-        let sentence = |record: &RunRecord| format!("run {}: the bytes of `{EVENTS}` changed", record.id);
+        let sentence = |record: &RunRecord| (record.id, format!("the bytes of `{EVENTS}` changed"));
         self.damaged.iter().cloned().chain(damaged.map(sentence)).collect()
     }
 }
@@ -174,12 +176,12 @@ impl RunRecord {
     /// With what is wrong with the record, as a sentence.
     pub fn read(store: &Store, id: u64) -> Result<Self, String> {
         let folder = folder(store).join(id.to_string());
-        let damaged = || format!("run {id}: the bytes of `{RECORD}` changed");
+        let damaged = || format!("the bytes of `{RECORD}` changed");
         let bytes = match fs::read(folder.join(RECORD)) {
             Ok(bytes) => bytes,
             // Killed before its first words, or somebody is just writing them.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(format!("run {id} has no record")),
-            Err(error) => return Err(format!("run {id} cannot be read: {error}")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(format!("`{RECORD}` is gone")),
+            Err(error) => return Err(format!("it cannot be read: {error}")),
         };
         let mut sealed: Value = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
         let document = sealed["run"].take();

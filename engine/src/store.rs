@@ -44,13 +44,14 @@ use crate::{
     facts::{Facts, Fingerprint},
     manifest::Manifest,
     store::{
-        disk::{At, make_folder, remove_folder, rename, replace},
+        disk::{At, make_folder, remove_folder, rename},
         lock::{Lock, lock, unique_name},
     },
 };
 
 #[cfg(test)]
 pub(crate) use disk::fault;
+pub(crate) use disk::replace;
 pub use draft::Draft;
 pub use gc::{Candidate, Keep, Sweep, Why};
 pub use lease::Lease;

@@ -147,6 +147,22 @@ fn every_altered_byte_and_every_truncation_of_a_finished_record_is_found() {
 }
 
 #[test]
+fn verify_sets_a_damaged_record_aside() {
+    let world = world("text");
+    world.recorded();
+    world.recorded();
+    fs::write(world.path("1/events.jsonl"), "{}\n").unwrap();
+    let damages = world.store.verify(&mut |_| ()).unwrap().damages;
+    assert_eq!(damages.len(), 1, "{damages:?}");
+    assert_eq!(
+        (damages[0].path.as_path(), damages[0].what.as_str()),
+        (Path::new("runs/1"), "the bytes of `events.jsonl` changed")
+    );
+    assert!(world.store.verify(&mut |_| ()).unwrap().damages.is_empty());
+    assert_eq!(Runs::of(&world.store).unwrap().records.len(), 1);
+}
+
+#[test]
 fn two_who_begin_at_once_have_two_numbers() {
     let world = world("text");
     let ids = std::thread::scope(|scope| {
