@@ -305,6 +305,17 @@ pub enum Verb {
     /// fish: `mashbill completions fish > ~/.config/fish/completions/mashbill.fish`
     #[command(verbatim_doc_comment)]
     Completions { shell: clap_complete::Shell },
+    /// Print the pipeline as it is meant, each value with the place that gave it
+    ///
+    /// Variables, includes, profiles, matrices, defaults and `--set` are in place. What it prints is a pipeline too,
+    /// and means the same.
+    Render {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        /// As one JSON document, the places under `origins`
+        #[arg(long)]
+        json: bool,
+    },
     /// List the stages, or the parameters of one
     Stages { name: Option<String> },
     /// Run the `test_` functions of plugins

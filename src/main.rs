@@ -17,6 +17,7 @@ mod pick;
 mod pipeline;
 mod plan;
 mod progress;
+mod render;
 mod run;
 mod runs;
 mod screen;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Verb::Verify => verify::verify(&global),
         Verb::Pack { file, node, to } => pack::pack(&file, &node, &to, &global),
         Verb::Unpack { from } => pack::unpack(&from, &global),
+        Verb::Render { file, json } => render::render(&file, json, &global),
         Verb::Stages { name } => stages::stages(name.as_deref()),
         Verb::Test { paths } => test::test(&paths, &global),
     };

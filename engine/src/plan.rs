@@ -142,7 +142,8 @@ fn places(node: &NodeSpec) -> BTreeMap<String, Place> {
             places.insert(path, value.place());
         }
     }
-    let mut places = BTreeMap::new();
+    let mut places: BTreeMap<String, Place> =
+        node.places.iter().map(|(name, place)| ((*name).to_owned(), place.clone())).collect();
     collect("with", &node.with, &mut places);
     collect("run", &node.run, &mut places);
     for input in node.inputs() {

@@ -10,3 +10,4 @@ mod overrides;
 mod stages;
 mod toys;
 mod values;
+mod yaml;
