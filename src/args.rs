@@ -62,9 +62,22 @@ pub struct Global {
     #[arg(long, global = true, value_name = "N")]
     pub seed: Option<u64>,
 
+    /// How mistakes are told: for people on stderr, or as one JSON object a line on stdout
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "human", hide_possible_values = true)]
+    pub message_format: MessageFormat,
+
     /// When to colour; `auto` heeds `NO_COLOR` and whether a person is looking
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
+}
+
+/// How mistakes are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MessageFormat {
+    /// With the lines they are about, on stderr
+    Human,
+    /// One JSON object a line, on stdout
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -182,14 +195,15 @@ pub enum Verb {
         #[arg(long, conflicts_with = "dry_run")]
         watch: bool,
     },
-    /// Say why a node runs or is reused: which fact changed, old and new, down to the cause
+    /// Say why a node runs or is reused: which fact changed, old and new, down to the cause; or what `E0104` means
     ///
     /// Then every fact of its last result beside today's: that document is what is hashed, so that nothing can decide a
-    /// result and not be shown.
+    /// result and not be shown. The code of a mistake, alone, is explained with an example.
     Explain {
-        /// The pipeline's YAML file
+        /// The pipeline's YAML file; or the code of a mistake, alone
         file: PathBuf,
-        node: String,
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
         /// Compare the facts of two runs instead: numbers, `last` or `last~1`
         #[arg(long, num_args = 2, value_names = ["RUN", "RUN"])]
         runs: Option<Vec<String>>,
@@ -316,6 +330,11 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Print the JSON Schema of pipelines, by which editors complete and explain
+    ///
+    /// `mashbill schema > pipeline.schema.json`, and as first line of a pipeline beside it:
+    /// `# yaml-language-server: $schema=pipeline.schema.json`
+    Schema,
     /// List the stages, or the parameters of one
     Stages { name: Option<String> },
     /// Run the `test_` functions of plugins

@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod completions;
 mod diff;
+mod codes;
 mod explain;
 mod facts_table;
 mod gc;
@@ -20,6 +21,7 @@ mod progress;
 mod render;
 mod run;
 mod runs;
+mod schema;
 mod screen;
 mod show;
 mod signals;
@@ -48,7 +50,8 @@ fn main() -> ExitCode {
         Verb::Run { file, pick, pace, quiet, trace, watch, .. } => {
             run::run(&file, &pick, &run::Form { quiet, trace, pace, is_watching: watch }, &global)
         }
-        Verb::Explain { file, node, runs, json } => {
+        Verb::Explain { file, node: None, .. } => codes::asked(&file),
+        Verb::Explain { file, node: Some(node), runs, json } => {
             explain::explain(&file, &node, &explain::Form { runs, json }, &global)
         }
         Verb::Graph { file, format, state, pick } => {
@@ -69,11 +72,12 @@ fn main() -> ExitCode {
         Verb::Pack { file, node, to } => pack::pack(&file, &node, &to, &global),
         Verb::Unpack { from } => pack::unpack(&from, &global),
         Verb::Render { file, json } => render::render(&file, json, &global),
+        Verb::Schema => Ok(schema::schema()),
         Verb::Stages { name } => stages::stages(name.as_deref()),
         Verb::Test { paths } => test::test(&paths, &global),
     };
     match outcome {
         Ok(code) => code.into(),
-        Err(trouble) => trouble.tell().into(),
+        Err(trouble) => trouble.tell(global.message_format).into(),
     }
 }

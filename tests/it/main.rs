@@ -1,5 +1,6 @@
 //! What a user sees: files in, words out, by the real binary in a folder of its own.
 
+mod file;
 mod interrupt;
 mod messages;
 mod pipelines;
@@ -9,4 +10,5 @@ mod records;
 #[cfg(unix)]
 mod resume;
 mod reuse;
+mod schema;
 mod stories;
