@@ -48,7 +48,8 @@ fn an_unknown_code_and_a_missing_node_are_told() {
 #[test]
 fn programs_get_one_object_a_line_for_each_mistake() {
     let project = examples();
-    project.write("p.yaml", "nodes:\n  r: { stage: load, with: { path: rows.jsonl, limt: 3 } }\n  r: { stage: laod }\n");
+    project
+        .write("p.yaml", "nodes:\n  r: { stage: load, with: { path: rows.jsonl, limt: 3 } }\n  r: { stage: laod }\n");
     for verb in ["check", "plan", "run"] {
         let said = project.mashbill(&format!("{verb} p.yaml --message-format json"));
         assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
