@@ -37,7 +37,7 @@ pub fn again_and_again(
         match once() {
             Ok(_) => {}
             Err(Trouble::Store(error)) => return Err(Trouble::Store(error)),
-            Err(trouble) => drop(trouble.tell()),
+            Err(trouble) => drop(trouble.tell(global.message_format)),
         }
         screen::note(&format!("{DIM}watching {} files; Ctrl-C ends{RESET}", before.len()));
         let changed = loop {

@@ -49,7 +49,7 @@ fn an_unknown_code_and_a_missing_node_are_told() {
 fn programs_get_one_object_a_line_for_each_mistake() {
     let project = examples();
     project
-        .write("p.yaml", "nodes:\n  r: { stage: load, with: { path: rows.jsonl, limt: 3 } }\n  r: { stage: laod }\n");
+        .write("p.yaml", "nodes:\n  r: { stage: load, with: { path: rows.jsonl, limitt: 3 } }\n  r: { stage: laod }\n");
     for verb in ["check", "plan", "run"] {
         let said = project.mashbill(&format!("{verb} p.yaml --message-format json"));
         assert_eq!((said.code, said.stderr.as_str()), (Some(2), ""));
@@ -58,8 +58,8 @@ fn programs_get_one_object_a_line_for_each_mistake() {
             lines,
             [
                 json!({
-                    "code": "E0104", "message": "unknown parameter `limt`", "file": "p.yaml", "line": 2, "column": 47,
-                    "end": { "line": 2, "column": 51 }, "label": "", "labels": [], "hint": "did you mean `limit`?",
+                    "code": "E0104", "message": "unknown parameter `limitt`", "file": "p.yaml", "line": 2, "column": 47,
+                    "end": { "line": 2, "column": 53 }, "label": "", "labels": [], "hint": "did you mean `limit`?",
                 }),
                 json!({
                     "code": "E0116", "message": "`r` is defined twice", "file": "p.yaml", "line": 3, "column": 3,
@@ -101,7 +101,7 @@ nodes:
   \"r[seed=1]\":  # p.yaml:6
     stage: load  # p.yaml:7
     with:
-      path: rows.jsonl  # p.yaml:10
+      path: [rows.jsonl]  # p.yaml:10
       format: jsonl  # p.yaml:3
       list: null  # default
       fields: {}  # default
