@@ -3,9 +3,9 @@
 mod age;
 mod args;
 mod check;
+mod codes;
 mod completions;
 mod diff;
-mod codes;
 mod explain;
 mod facts_table;
 mod gc;
