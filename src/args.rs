@@ -22,7 +22,9 @@ Examples:
   mashbill plan pipelines/r1_tiny.yaml            what a run would do, and why
   mashbill run FILE --until cold_start --seed 2   a part of it, with another seed
   mashbill explain FILE reasoning_rl              which fact changed, old and new
-  mashbill show FILE reasoning_rl                 its folder, facts, metrics and a few rows
+  mashbill show FILE reasoning_rl                 its folder, origin, facts, metrics and a few rows
+  mashbill runs; mashbill diff last~1 last        what was run, and what differed
+  mashbill graph FILE --format svg > graph.svg    the pipeline as a picture
   mashbill stages grpo                            every parameter, with its default
   mashbill test plugins/                          the plugins' own tests
 
@@ -60,9 +62,22 @@ pub struct Global {
     #[arg(long, global = true, value_name = "N")]
     pub seed: Option<u64>,
 
+    /// How mistakes are told: for people on stderr, or as one JSON object a line on stdout
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "human", hide_possible_values = true)]
+    pub message_format: MessageFormat,
+
     /// When to colour; `auto` heeds `NO_COLOR` and whether a person is looking
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
+}
+
+/// How mistakes are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MessageFormat {
+    /// With the lines they are about, on stderr
+    Human,
+    /// One JSON object a line, on stdout
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -70,6 +85,13 @@ pub enum Color {
     Auto,
     Always,
     Never,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Picture {
+    Mermaid,
+    Dot,
+    Svg,
 }
 
 /// Which nodes a verb is about.
@@ -166,14 +188,78 @@ pub enum Verb {
         /// Only errors, and no table at the end
         #[arg(long, short)]
         quiet: bool,
+        /// Write a trace of the run there, for https://ui.perfetto.dev: run, nodes, steps
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
+        /// Run again whenever the pipeline or a file that it reads changes
+        #[arg(long, conflicts_with = "dry_run")]
+        watch: bool,
     },
-    /// Say why a node runs or is reused: which fact changed, old and new, down to the cause
+    /// Say why a node runs or is reused: which fact changed, old and new, down to the cause; or what `E0104` means
+    ///
+    /// Then every fact of its last result beside today's: that document is what is hashed, so that nothing can decide a
+    /// result and not be shown. The code of a mistake, alone, is explained with an example.
     Explain {
+        /// The pipeline's YAML file; or the code of a mistake, alone
+        file: PathBuf,
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
+        /// Compare the facts of two runs instead: numbers, `last` or `last~1`
+        #[arg(long, num_args = 2, value_names = ["RUN", "RUN"])]
+        runs: Option<Vec<String>>,
+        /// Print one JSON document instead: both facts and their fingerprints
+        #[arg(long)]
+        json: bool,
+    },
+    /// Draw the pipeline, on stdout: for Markdown, for Graphviz, or as an SVG
+    #[command(after_help = SELECTORS)]
+    Graph {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        #[arg(long, short, default_value = "mermaid")]
+        format: Picture,
+        /// Colour nodes by what a run would do with them
+        #[arg(long)]
+        state: bool,
+        #[command(flatten)]
+        pick: Pick,
+    },
+    /// Print a node's log and metrics
+    Log {
         /// The pipeline's YAML file
         file: PathBuf,
         node: String,
+        /// Last lines of each; 0 for all
+        #[arg(long, short, value_name = "N", default_value_t = 40)]
+        lines: usize,
     },
-    /// Show a node's result: folder, facts, metrics and a few rows
+    /// List the results in the store: size, kind, age and node
+    Ls {
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the runs, or show one
+    Runs {
+        /// Its number, `last` or `last~1`
+        run: Option<String>,
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare two runs: parameters and last metrics side by side
+    Diff {
+        /// Its number, `last` or `last~1`
+        before: String,
+        after: String,
+        /// Also what is equal
+        #[arg(long)]
+        all: bool,
+        /// Print JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a node's result: folder, where it came from, facts, metrics and a few rows
     Show {
         /// The pipeline's YAML file
         file: PathBuf,
@@ -226,6 +312,29 @@ pub enum Verb {
         /// The archive
         from: PathBuf,
     },
+    /// Print what a shell needs to complete verbs and flags
+    ///
+    /// bash: `mashbill completions bash > ~/.local/share/bash-completion/completions/mashbill`
+    /// zsh: `mashbill completions zsh > ~/.zfunc/_mashbill`, with `~/.zfunc` in `fpath`
+    /// fish: `mashbill completions fish > ~/.config/fish/completions/mashbill.fish`
+    #[command(verbatim_doc_comment)]
+    Completions { shell: clap_complete::Shell },
+    /// Print the pipeline as it is meant, each value with the place that gave it
+    ///
+    /// Variables, includes, profiles, matrices, defaults and `--set` are in place. What it prints is a pipeline too,
+    /// and means the same.
+    Render {
+        /// The pipeline's YAML file
+        file: PathBuf,
+        /// As one JSON document, the places under `origins`
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of pipelines, by which editors complete and explain
+    ///
+    /// `mashbill schema > pipeline.schema.json`, and as first line of a pipeline beside it:
+    /// `# yaml-language-server: $schema=pipeline.schema.json`
+    Schema,
     /// List the stages, or the parameters of one
     Stages { name: Option<String> },
     /// Run the `test_` functions of plugins

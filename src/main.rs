@@ -3,21 +3,32 @@
 mod age;
 mod args;
 mod check;
+mod codes;
+mod completions;
+mod diff;
 mod explain;
+mod facts_table;
 mod gc;
+mod graph;
+mod log;
+mod ls;
 mod outcome;
 mod pack;
 mod pick;
 mod pipeline;
 mod plan;
 mod progress;
+mod render;
 mod run;
+mod runs;
+mod schema;
 mod screen;
 mod show;
 mod signals;
 mod stages;
 mod test;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -36,8 +47,21 @@ fn main() -> ExitCode {
         Verb::Check { file } => check::check(&file, &global),
         Verb::Plan { file, pick, json, exit_code } => plan::plan(&file, &pick, plan::Form { json, exit_code }, &global),
         Verb::Run { file, pick, dry_run: true, .. } => plan::plan(&file, &pick, plan::Form::default(), &global),
-        Verb::Run { file, pick, pace, quiet, .. } => run::run(&file, &pick, &pace, quiet, &global),
-        Verb::Explain { file, node } => explain::explain(&file, &node, &global),
+        Verb::Run { file, pick, pace, quiet, trace, watch, .. } => {
+            run::run(&file, &pick, &run::Form { quiet, trace, pace, is_watching: watch }, &global)
+        }
+        Verb::Explain { file, node: None, .. } => codes::asked(&file),
+        Verb::Explain { file, node: Some(node), runs, json } => {
+            explain::explain(&file, &node, &explain::Form { runs, json }, &global)
+        }
+        Verb::Graph { file, format, state, pick } => {
+            graph::graph(&file, &pick, graph::Form { picture: format, state }, &global)
+        }
+        Verb::Completions { shell } => Ok(completions::completions(shell)),
+        Verb::Log { file, node, lines } => log::log(&file, &node, lines, &global),
+        Verb::Ls { json } => ls::ls(json, &global),
+        Verb::Runs { run, json } => runs::runs(run.as_deref(), json, &global),
+        Verb::Diff { before, after, all, json } => diff::diff([&before, &after], diff::Form { all, json }, &global),
         Verb::Show { file, node } => show::show(&file, &node, &global),
         Verb::Gc { files, keep_size, older_than, apply } => {
             gc::gc(&gc::Wanted { files, keep_size, grace: older_than, is_applied: apply }, &global)
@@ -47,11 +71,13 @@ fn main() -> ExitCode {
         Verb::Verify => verify::verify(&global),
         Verb::Pack { file, node, to } => pack::pack(&file, &node, &to, &global),
         Verb::Unpack { from } => pack::unpack(&from, &global),
+        Verb::Render { file, json } => render::render(&file, json, &global),
+        Verb::Schema => Ok(schema::schema()),
         Verb::Stages { name } => stages::stages(name.as_deref()),
         Verb::Test { paths } => test::test(&paths, &global),
     };
     match outcome {
         Ok(code) => code.into(),
-        Err(trouble) => trouble.tell().into(),
+        Err(trouble) => trouble.tell(global.message_format).into(),
     }
 }

@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use engine::{Colour, Diagnostic, SelectError, StoreError};
 
-use crate::screen;
+use crate::{
+    args::MessageFormat,
+    screen::{self, say},
+};
 
 /// What the process tells whoever started it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +65,14 @@ impl Trouble {
     }
 
     /// Prints it and says with which code to end.
-    pub fn tell(&self) -> Code {
+    pub fn tell(&self, format: MessageFormat) -> Code {
         match self {
+            Trouble::Mistakes(mistakes) if format == MessageFormat::Json => {
+                for mistake in mistakes {
+                    say!("{}", mistake.to_json());
+                }
+                Code::Mistake
+            }
             Trouble::Mistakes(mistakes) => {
                 for mistake in mistakes {
                     screen::note(&format!("{}\n", mistake.render(Colour::Always)));

@@ -52,9 +52,19 @@ pub fn root(file: &Path, global: &Global) -> Result<PathBuf, Trouble> {
         return absolute(root);
     }
     let file = absolute(file)?;
+    marked_above(&file, 1).map_or_else(|| absolute(Path::new(".")), Ok)
+}
+
+/// The store of the project around the current folder, for verbs that are about no pipeline.
+pub fn store_here(global: &Global) -> Result<Store, Trouble> {
+    let here = fs::canonicalize(global.root.as_deref().unwrap_or(Path::new(".")))
+        .map_err(|error| Trouble::usage(format!("cannot open the current folder: {error}")))?;
+    let root = if global.root.is_some() { here } else { marked_above(&here, 0).unwrap_or(here) };
+    store(&root, global)
+}
+
+/// The nearest folder that is marked as a project's, so many above the path.
+fn marked_above(path: &Path, skip: usize) -> Option<PathBuf> {
     let is_marked = |folder: &&Path| folder.join(".mashbill").is_dir() || folder.join(".git").exists();
-    match file.ancestors().skip(1).find(is_marked) {
-        Some(folder) => Ok(folder.into()),
-        None => absolute(Path::new(".")),
-    }
+    path.ancestors().skip(skip).find(is_marked).map(Into::into)
 }

@@ -1,11 +1,14 @@
 //! `mashbill run`: makes what is not there, then says what came of each node.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use engine::{NodeReport, Options, Outcome, Report};
+use engine::{
+    Cancel, NodeReport, Options, Outcome, Plan, Report, Store,
+    runs::{self, Asked, Recorder},
+};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -14,25 +17,53 @@ use crate::{
     pick, pipeline,
     progress::{self, duration},
     screen::{self, BOLD, DIM, GREEN, RED, RESET, YELLOW, brief, say, table},
-    signals,
+    signals::{self, Stop},
+    watch,
 };
 
 /// Widest remark in the table.
 const REMARK: usize = 90;
 
-pub fn run(file: &Path, pick: &Pick, pace: &Pace, quiet: bool, global: &Global) -> Result<Code, Trouble> {
+/// How a run is told.
+#[derive(Debug, Default)]
+pub struct Form {
+    pub quiet: bool,
+    pub pace: Pace,
+    /// Run again whenever a file changes.
+    pub is_watching: bool,
+    /// Where a trace shall be written.
+    pub trace: Option<PathBuf>,
+}
+
+pub fn run(file: &Path, pick: &Pick, form: &Form, global: &Global) -> Result<Code, Trouble> {
+    let cancel = Cancel::default();
+    let stop = signals::listen(cancel.clone())
+        .map_err(|error| Trouble::usage(format!("cannot listen for signals: {error}")))?;
+    let once = || once(file, pick, form, global, (&cancel, &stop));
+    if form.is_watching { watch::again_and_again(file, global, &stop, once) } else { once() }
+}
+
+fn once(
+    file: &Path,
+    pick: &Pick,
+    form: &Form,
+    global: &Global,
+    (cancel, stop): (&Cancel, &Stop),
+) -> Result<Code, Trouble> {
     let plan = pipeline::plan(file, global)?;
     let store = pipeline::store(&plan.root, global)?;
-    let watch = if quiet { Options::default().watch } else { progress::watch() };
+    let watch = if form.quiet { Options::default().watch } else { progress::watch() };
     let (plan, options) = pick::picked(plan, pick, &store)?;
-    let options = Options { watch, jobs: pace.jobs, keep_going: pace.keep_going, ..options };
     pick::check(&plan, &options, &store)?;
-    let stop = signals::listen(options.cancel.clone())
-        .map_err(|error| Trouble::usage(format!("cannot listen for signals: {error}")))?;
+    let recorder = begin_record(&plan, &store, global);
+    let watch = recorder.as_ref().map_or(watch.clone(), |recorder| recorder.watch(watch));
+    let (jobs, keep_going) = (form.pace.jobs, form.pace.keep_going);
+    let options = Options { cancel: cancel.clone(), watch, jobs, keep_going, ..options };
     let begun = Instant::now();
     let report = engine::run(&plan, &store, &options);
+    end_record(recorder, &report, stop.code().is_some(), form.trace.as_deref(), &store)?;
 
-    if !quiet {
+    if !form.quiet {
         tell(&report, begun.elapsed());
     }
     if let Some((node, failure)) = report.failure() {
@@ -56,6 +87,36 @@ pub fn run(file: &Path, pick: &Pick, pace: &Pace, quiet: bool, global: &Global) 
         return Ok(Code::Failed);
     }
     Ok(Code::Done)
+}
+
+/// A run that can't be written down is run all the same: a store that is only read has results to give.
+fn begin_record(plan: &Plan, store: &Store, global: &Global) -> Option<Recorder> {
+    let seed = global.seed.map(|seed| format!("seed={seed}"));
+    let asked = Asked {
+        argv: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        overrides: seed.into_iter().chain(global.set.iter().cloned()).collect(),
+    };
+    Recorder::begin(store, plan, asked)
+        .inspect_err(|error| screen::note(&format!("{YELLOW}this run is not recorded{RESET}: {error}")))
+        .ok()
+}
+
+fn end_record(
+    recorder: Option<Recorder>,
+    report: &Report,
+    is_stopped: bool,
+    trace: Option<&Path>,
+    store: &Store,
+) -> Result<(), Trouble> {
+    let Some(recorder) = recorder else { return Ok(()) };
+    let id = recorder.id();
+    if let Err(error) = recorder.finish(report, is_stopped) {
+        screen::note(&format!("{YELLOW}the record of this run is not whole{RESET}: {error}"));
+    }
+    let Some(path) = trace else { return Ok(()) };
+    let document = runs::trace(&runs::events(store, id)).to_string();
+    std::fs::write(path, document)
+        .map_err(|error| Trouble::usage(format!("cannot write the trace `{}`: {error}", path.display())))
 }
 
 fn tell(report: &Report, time: Duration) {

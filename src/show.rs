@@ -1,15 +1,20 @@
 //! `mashbill show`: a node's result as a person wants to see it.
 
 use std::{
+    collections::{BTreeSet, VecDeque},
     fs::{self, File},
     io::{BufRead, BufReader},
     path::Path,
 };
 
-use engine::{Artifact, Found, Verdict, forecast};
+use engine::{
+    Artifact, Found, Manifest, Store, Verdict, forecast,
+    runs::{RunRecord, Runs},
+};
 use serde_json::Value;
 
 use crate::{
+    age::ago,
     args::Global,
     outcome::{Code, Trouble},
     pipeline,
@@ -43,11 +48,43 @@ pub fn show(file: &Path, node: &str, global: &Global) -> Result<Code, Trouble> {
         return Ok(Code::Failed);
     };
     say!("{BOLD}{}{RESET} ({}, {}): {state}", node.name, node.stage, node.place);
-    tell(&artifact);
+    tell(&artifact, &provenance(&artifact, &store));
     Ok(Code::Done)
 }
 
-fn tell(artifact: &Artifact) {
+/// Which run made it, if that is still known, and what it came from, back to the first.
+fn provenance(artifact: &Artifact, store: &Store) -> Vec<Vec<String>> {
+    let Manifest { fingerprint, made, .. } = &artifact.manifest;
+    let mut rows = Vec::new();
+    let runs = Runs::of(store).unwrap_or_default();
+    let is_maker = |record: &&RunRecord| {
+        let made = record.nodes.iter().filter(|node| node.outcome == "made");
+        made.filter_map(|node| node.fingerprint).any(|made| made == *fingerprint)
+    };
+    if let Some(record) = runs.records.iter().rev().find(is_maker) {
+        let commit = record
+            .commit
+            .as_ref()
+            .map_or(String::new(), |commit| format!(", commit {}", &commit[..commit.len().min(12)]));
+        rows.push(vec!["  by run".into(), format!("{}{commit}: {}", record.id, record.argv.join(" "))]);
+    }
+    let mut seen = BTreeSet::new();
+    let mut ahead: VecDeque<_> = made.inputs.values().flatten().cloned().collect();
+    while let Some(origin) = ahead.pop_front() {
+        if !seen.insert(origin.fingerprint) {
+            continue;
+        }
+        let from = store.recall(origin.fingerprint);
+        let when = from
+            .as_ref()
+            .map_or_else(|| "no longer in the store".to_owned(), |(manifest, _)| ago(&manifest.made.started));
+        rows.push(vec!["  from".into(), format!("{} {} {when}", origin.fingerprint.short(), origin.node)]);
+        ahead.extend(from.iter().flat_map(|(manifest, _)| manifest.made.inputs.values().flatten()).cloned());
+    }
+    rows
+}
+
+fn tell(artifact: &Artifact, provenance: &[Vec<String>]) {
     let Artifact { manifest, facts, .. } = artifact;
     let made = &manifest.made;
     say!("{}", artifact.data().display());
@@ -61,6 +98,7 @@ fn tell(artifact: &Artifact) {
         row("result", manifest.fingerprint.to_string()),
         row("content", manifest.content.to_string()),
     ];
+    rows.extend_from_slice(provenance);
     table(&rows);
 
     say!("\n{BOLD}facts{RESET}");

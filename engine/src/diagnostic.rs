@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use serde_json::{Value, json};
 
 /// One mistake that the user can mend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,19 @@ impl Diagnostic {
     #[must_use]
     pub fn place(&self) -> Place {
         self.primary.span.place()
+    }
+
+    /// For programs: the code, the message, every place with its end, and the hint.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let labels: Vec<Value> = self.secondary.iter().map(Label::to_json).collect();
+        let mut document = self.primary.to_json();
+        let place = document.as_object_mut().expect("a label is a document");
+        place.shift_insert(0, "code".into(), self.code.into());
+        place.shift_insert(1, "message".into(), self.message.clone().into());
+        place.insert("labels".into(), labels.into());
+        place.insert("hint".into(), self.hint.clone().into());
+        document
     }
 
     /// The whole message, with the lines it is about.
@@ -104,6 +118,17 @@ pub struct Label {
     pub span: Span,
     /// Empty where the message says it all.
     pub text: String,
+}
+
+impl Label {
+    fn to_json(&self) -> Value {
+        let (start, end) = (self.span.place(), self.span.end());
+        json!({
+            "file": start.file, "line": start.line, "column": start.column,
+            "end": { "line": end.line, "column": end.column },
+            "label": self.text,
+        })
+    }
 }
 
 /// Something the user wrote: a file, or the words `--set path=value` of the command line.
@@ -175,11 +200,21 @@ impl Span {
 
     #[must_use]
     pub fn place(&self) -> Place {
+        self.place_of(self.range.start)
+    }
+
+    /// Where it ends: the place after its last letter.
+    #[must_use]
+    pub fn end(&self) -> Place {
+        self.place_of(self.range.end)
+    }
+
+    fn place_of(&self, at: usize) -> Place {
         let Some(path) = &self.text.path else {
             return Place { file: self.text.body.clone(), line: 0, column: 0 };
         };
-        let line = self.text.lines.partition_point(|start| *start <= self.range.start);
-        let before = &self.text.body[self.text.lines[line - 1]..self.range.start];
+        let line = self.text.lines.partition_point(|start| *start <= at);
+        let before = &self.text.body[self.text.lines[line - 1]..at];
         Place { file: path.clone(), line, column: before.chars().count() + 1 }
     }
 

@@ -7,8 +7,11 @@ mod context;
 mod diagnostic;
 mod digest;
 mod encoding;
+mod explanation;
 mod facts;
 mod forecast;
+pub mod graph;
+mod listing;
 mod manifest;
 mod plan;
 #[cfg(unix)]
@@ -17,6 +20,7 @@ mod reason;
 mod registry;
 mod report;
 mod run;
+pub mod runs;
 mod schema;
 mod select;
 mod spec;
@@ -25,11 +29,14 @@ mod store;
 #[cfg(test)]
 mod storm;
 mod suggestion;
+#[cfg(test)]
+mod toy;
 
 pub use command::{Command, Settings as CommandSettings};
 pub use context::{Cancel, Cancelled, Context, InputArtifact, Progress};
 pub use diagnostic::{Colour, Diagnostic, Label, Place, Span, Text};
 pub use digest::Digest;
+pub use explanation::{EXPLANATIONS, Explanation, explanation};
 pub use facts::{Change, Facts, Fingerprint, InputFacts, Legend, fact_text};
 pub use forecast::{FactsNow, Forecast, Reuse, Verdict, facts_now, forecast, forecast_with};
 pub use manifest::{FileEntry, Manifest, Origin, Provenance};
@@ -38,7 +45,7 @@ pub use reason::{Cause, Reason};
 pub use registry::{Expand, Registry, StageInfo};
 pub use report::{Failure, NodeReport, Outcome, Report};
 pub use run::{Event, Options, Watch, run};
-pub use schema::ParameterInfo;
+pub use schema::{ParameterInfo, pipeline_schema};
 pub use select::{Outside, Scope, SelectError};
 pub use spec::{Sources, Spec, read_duration};
 pub use stage::{Arity, Input, NoSettings, OtherInputs, Problem, Source, Stage};

@@ -7,7 +7,7 @@ mod parameters;
 mod reference;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A pipeline that can be run: [`Plan::resolve`] makes no other kind.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     pub name: String,
     /// Folder that relative paths start from.
@@ -71,20 +71,6 @@ impl Plan {
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
-    }
-
-    /// Only this node and all that it needs.
-    #[must_use]
-    pub fn until(&self, name: &str) -> Self {
-        let mut needed = BTreeSet::from([name]);
-        // From the end: a node comes after those that it needs.
-        for node in self.nodes.iter().rev() {
-            if needed.contains(&*node.name) {
-                needed.extend(node.inputs.iter().flat_map(|input| &input.nodes).map(String::as_str));
-            }
-        }
-        let nodes = self.nodes.iter().filter(|node| needed.contains(&*node.name)).cloned().collect();
-        Self { name: self.name.clone(), root: self.root.clone(), file: self.file.clone(), nodes }
     }
 }
 
@@ -156,7 +142,8 @@ fn places(node: &NodeSpec) -> BTreeMap<String, Place> {
             places.insert(path, value.place());
         }
     }
-    let mut places = BTreeMap::new();
+    let mut places: BTreeMap<String, Place> =
+        node.places.iter().map(|(name, place)| ((*name).to_owned(), place.clone())).collect();
     collect("with", &node.with, &mut places);
     collect("run", &node.run, &mut places);
     for input in node.inputs() {

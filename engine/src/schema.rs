@@ -2,11 +2,13 @@
 //! Knows nothing of YAML; a schema is what schemars derives from the stage's struct.
 
 mod check;
+mod pipeline;
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 pub(crate) use check::{Subject, check, sources};
+pub use pipeline::pipeline_schema;
 
 use crate::stage::Source;
 

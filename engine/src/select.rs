@@ -73,8 +73,13 @@ impl Plan {
         let graph = Graph::of(self);
         let start = self.nodes().iter().enumerate().filter(|(_, node)| names.contains(&node.name)).map(|(at, _)| at);
         let needed = walk(&graph.parents, start, usize::MAX);
-        let keep = |(at, node): (usize, &Node)| needed.contains(&at).then(|| node.clone());
-        let nodes = self.nodes().iter().enumerate().filter_map(keep).collect();
+        self.of(&needed.into_iter().map(|at| self.nodes()[at].name.clone()).collect())
+    }
+
+    /// The plan of these nodes alone, to be looked at: what they need may be missing in it.
+    #[must_use]
+    pub fn of(&self, names: &BTreeSet<String>) -> Self {
+        let nodes = self.nodes().iter().filter(|node| names.contains(&node.name)).cloned().collect();
         Self { name: self.name.clone(), root: self.root.clone(), file: self.file.clone(), nodes }
     }
 }

@@ -27,7 +27,7 @@ pub use duration::read_duration;
 
 use crate::{
     code,
-    diagnostic::{Diagnostic, Span, Text},
+    diagnostic::{Diagnostic, Place, Span, Text},
     spec::{
         include::Files,
         tree::{Key, Tree},
@@ -93,6 +93,8 @@ pub(crate) struct NodeSpec {
     pub env: Vec<String>,
     pub retries: u32,
     pub timeout: Option<Duration>,
+    /// Where `seed`, `env`, `retries` and `timeout` are written.
+    pub places: BTreeMap<&'static str, Place>,
     /// Keys that nodes do not have.
     pub unknown: Vec<Key>,
 }

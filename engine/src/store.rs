@@ -10,6 +10,7 @@
 //! objects/<ab>/<digest>             a second name for every larger file: equal files are one file
 //! drafts/<fingerprint>/             lock, scratch/, records/, and a folder for each try
 //! nodes/<pipeline>/<node>.json      the result that a node had last, and the one before
+//! runs/<number>/                    what each run was asked and what came of it; see `runs.rs`
 //! pins/<fingerprint>                results that are kept whatever happens
 //! leases/                           the results that each run in progress uses, locked by it
 //! quarantine/                       what was no longer what had been published
@@ -43,13 +44,14 @@ use crate::{
     facts::{Facts, Fingerprint},
     manifest::Manifest,
     store::{
-        disk::{At, make_folder, remove_folder, rename, replace},
+        disk::{At, make_folder, remove_folder, rename},
         lock::{Lock, lock, unique_name},
     },
 };
 
 #[cfg(test)]
 pub(crate) use disk::fault;
+pub(crate) use disk::replace;
 pub use draft::Draft;
 pub use gc::{Candidate, Keep, Sweep, Why};
 pub use lease::Lease;
@@ -237,8 +239,8 @@ impl Store {
     #[must_use]
     pub fn recall(&self, fingerprint: Fingerprint) -> Option<(Manifest, Facts)> {
         let folder = self.artifact_folder(fingerprint);
-        let facts = read_facts(&folder, fingerprint).ok()?;
-        Some((read_manifest(&folder, fingerprint).ok()?, facts))
+        let facts = read_facts(&self.memo, &folder, fingerprint).ok()?;
+        Some((read_manifest(&self.memo, &folder, fingerprint).ok()?, facts))
     }
 
     /// What a node had for its result last. It only serves to say why: one that was altered is as good as none.
@@ -252,7 +254,17 @@ impl Store {
     /// # Errors
     /// When it cannot be written down.
     pub fn remember(&self, pipeline: &str, node: &str, fingerprint: Fingerprint) -> Result<(), StoreError> {
-        let last = self.last(pipeline, node);
+        self.remember_after(self.last(pipeline, node), pipeline, node, fingerprint)
+    }
+
+    /// As [`Store::remember`], for who knows what the node had last.
+    pub(crate) fn remember_after(
+        &self,
+        last: Option<Last>,
+        pipeline: &str,
+        node: &str,
+        fingerprint: Fingerprint,
+    ) -> Result<(), StoreError> {
         if last.as_ref().is_some_and(|last| last.fingerprint == fingerprint) {
             return Ok(());
         }
@@ -285,8 +297,8 @@ impl Store {
 
     /// Is the artifact what was published? Files whose stat is what it was are not read again.
     fn examine(memo: &Memo, fingerprint: Fingerprint, folder: &Path) -> Result<Artifact, Doubt> {
-        let manifest = read_manifest(folder, fingerprint)?;
-        let facts = read_facts(folder, fingerprint)?;
+        let manifest = read_manifest(memo, folder, fingerprint)?;
+        let facts = read_facts(memo, folder, fingerprint)?;
         let data = folder.join("data");
         let files = memo.digest_below(&data, Links::Refuse).map_err(|error| Doubt::of(error, &data))?;
         for (name, digest) in &files {
@@ -337,7 +349,7 @@ impl Store {
         })
     }
 
-    fn lay_out(&self) -> Result<(), StoreError> {
+    pub(crate) fn lay_out(&self) -> Result<(), StoreError> {
         for name in ["artifacts", "drafts", "nodes"] {
             make_folder(&self.root.join(name))?;
         }
@@ -426,17 +438,19 @@ impl Doubt {
     }
 }
 
-fn read_manifest(folder: &Path, fingerprint: Fingerprint) -> Result<Manifest, Doubt> {
+fn read_manifest(memo: &Memo, folder: &Path, fingerprint: Fingerprint) -> Result<Manifest, Doubt> {
     let path = folder.join("manifest.json");
-    let bytes = fs::read(&path).map_err(|error| Doubt::of(error, &path))?;
-    let manifest = Manifest::from_json(&bytes).filter(|manifest| manifest.fingerprint == fingerprint);
+    let read = memo.read_sealed(&path, Manifest::from_json, Manifest::from_checked_json);
+    let manifest = read.map_err(|error| Doubt::of(error, &path))?.filter(|it| it.fingerprint == fingerprint);
     manifest.ok_or_else(|| Doubt::Damage("the bytes of `manifest.json` changed".into()))
 }
 
-fn read_facts(folder: &Path, fingerprint: Fingerprint) -> Result<Facts, Doubt> {
+/// Its seal is the fingerprint; that it lies in the folder of that name, its inode says.
+fn read_facts(memo: &Memo, folder: &Path, fingerprint: Fingerprint) -> Result<Facts, Doubt> {
     let path = folder.join("facts.json");
-    let bytes = fs::read(&path).map_err(|error| Doubt::of(error, &path))?;
-    let facts = serde_json::from_slice(&bytes).ok().filter(|facts| Fingerprint::of(facts) == fingerprint);
+    let parse = |bytes: &[u8]| serde_json::from_slice::<Facts>(bytes).ok();
+    let check = |bytes: &[u8]| parse(bytes).filter(|facts| Fingerprint::of(facts) == fingerprint);
+    let facts = memo.read_sealed(&path, check, parse).map_err(|error| Doubt::of(error, &path))?;
     facts.ok_or_else(|| Doubt::Damage("the bytes of `facts.json` changed".into()))
 }
 

@@ -48,7 +48,7 @@ impl Stage for Train {
         ctx.rewind(text.lines().count() as u64)?;
         for step in text.lines().count()..STEPS {
             ctx.record(step as u64 + 1, &[("step_twice", 2.0 * step as f64)])?;
-            text.push_str(&format!("{}{step}\n", self.letter.repeat(900)));
+            text.extend([self.letter.repeat(900), step.to_string(), "\n".to_owned()]);
             fs::write(saved.with_extension("new"), &text)?;
             fs::rename(saved.with_extension("new"), &saved)?;
         }
@@ -95,14 +95,14 @@ fn pipeline() -> String {
             if (layer + at) % 2 == 0 {
                 let with = format!("{{ letter: {letter} }}, run: {{ cores: 1 }}");
                 let with = with.replace(", run", "\n    run");
-                text.push_str(&format!("  {name}:\n    stage: train\n    with: {with}{inputs}\n"));
+                text.extend([format!("  {name}:\n    stage: train\n    with: {with}{inputs}\n")]);
             } else {
                 let files = if reads.is_empty() { "in.txt" } else { "$INPUT_x/*/text" };
                 let script = SCRIPT.replace("LETTER", &letter.to_string()).replace("$INPUTS", files);
                 let script = script.replace('\n', "\n        ");
-                text.push_str(&format!(
+                text.extend([format!(
                     "  {name}:\n    stage: command\n    with:\n      sh: |\n        {script}\n      files: [in.txt]{inputs}\n"
-                ));
+                )]);
             }
         }
     }
@@ -142,7 +142,7 @@ fn child() {
     if let Some((node, failure)) = report.failure() {
         eprintln!("{}: {:#}", node.node, failure.error);
     }
-    std::process::exit(if is_done { 0 } else { 1 });
+    std::process::exit(i32::from(!is_done));
 }
 
 fn start(here: &Path, kill_at: Option<u64>) -> Child {

@@ -1,11 +1,14 @@
 //! What a user sees: files in, words out, by the real binary in a folder of its own.
 
+mod file;
 mod interrupt;
 mod messages;
 mod pipelines;
 mod project;
 mod recipe;
+mod records;
 #[cfg(unix)]
 mod resume;
 mod reuse;
+mod schema;
 mod stories;

@@ -19,7 +19,7 @@ use crate::{
         make::{Job, Turn, failure},
         room::{Claim, Room},
     },
-    store::{Artifact, Found, Lease, Store},
+    store::{Artifact, Found, Last, Lease, Store},
 };
 
 /// How long before a result that somebody else is making is looked for again.
@@ -150,7 +150,6 @@ impl<'a> Schedule<'a> {
         report.seconds = begun.elapsed().as_secs_f64();
         match looked {
             Ok(Look::Reused(artifact, legend)) => {
-                report.is_same_content = self.is_same_content(node, &artifact);
                 self.settle(at, Outcome::Reused, Some((*artifact, legend)), report);
             }
             Ok(Look::Outside(Some(result))) => self.settle(at, Outcome::Reused, Some(*result), report),
@@ -256,20 +255,13 @@ impl<'a> Schedule<'a> {
         let Job { now, reasons, before, .. } = waiting.job;
         report.reasons = reasons;
         let (outcome, result) = match turn {
-            Turn::Found(artifact) => {
-                report.is_same_content = self.is_same_content(node, &artifact);
-                (Outcome::Reused, Some((artifact, now.legend)))
-            }
-            Turn::Made(artifact) => {
-                report.is_same_content = match before {
-                    Some(before) => before == artifact.manifest.content,
-                    None => self.is_same_content(node, &artifact),
-                };
-                (Outcome::Made, Some((artifact, now.legend)))
-            }
+            Turn::Found(artifact) => (Outcome::Reused, Some((artifact, now.legend))),
+            Turn::Made(artifact) => (Outcome::Made, Some((artifact, now.legend))),
             Turn::Stopped | Turn::Busy => (Outcome::Skipped("stopped; the next run continues it".into()), None),
             Turn::Failed(error) => (Outcome::Failed(failure(error)), None),
         };
+        // The pointer says the same of a result that was made anew in its own place.
+        report.is_same_content = result.as_ref().is_some_and(|(artifact, _)| Some(artifact.manifest.content) == before);
         self.settle(at, outcome, result, report);
     }
 
@@ -278,11 +270,15 @@ impl<'a> Schedule<'a> {
         let node = self.node(at);
         report.outcome = outcome;
         if let Some((artifact, legend)) = result {
-            let is_inside = self.options.outside(&node.name).is_none();
-            if is_inside
-                && let Err(error) = self.store.remember(&self.plan.name, &node.name, artifact.manifest.fingerprint)
-            {
-                report.outcome = Outcome::Failed(failure(error.into()));
+            if self.options.outside(&node.name).is_none() {
+                let fingerprint = artifact.manifest.fingerprint;
+                let last = self.store.last(&self.plan.name, &node.name);
+                if !self.options.force.contains(&node.name) {
+                    report.is_same_content = last.as_ref().is_some_and(|last| self.is_same_content(last, &artifact));
+                }
+                if let Err(error) = self.store.remember_after(last, &self.plan.name, &node.name, fingerprint) {
+                    report.outcome = Outcome::Failed(failure(error.into()));
+                }
             }
             report.artifact = Some(artifact.clone());
             self.known.insert(node.name.clone(), (artifact, legend));
@@ -321,8 +317,7 @@ impl<'a> Schedule<'a> {
     }
 
     /// Did the node have the same content the last time?
-    fn is_same_content(&self, node: &Node, artifact: &Artifact) -> bool {
-        let Some(last) = self.store.last(&self.plan.name, &node.name) else { return false };
+    fn is_same_content(&self, last: &Last, artifact: &Artifact) -> bool {
         if last.fingerprint == artifact.manifest.fingerprint {
             return true;
         }

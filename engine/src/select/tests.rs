@@ -1,48 +1,8 @@
-use std::{fs, sync::Arc};
-
-use serde_json::json;
-
 use super::*;
 use crate::{
-    context::Context,
-    diagnostic::Place,
-    plan::NodeInput,
-    registry::Work,
     run::{Options, run},
+    toy::node,
 };
-
-struct Say(&'static str);
-
-impl Work for Say {
-    fn run(&self, ctx: &Context) -> anyhow::Result<()> {
-        let inputs: Vec<String> = ctx.inputs("texts").iter().map(|input| input.path.display().to_string()).collect();
-        Ok(fs::write(ctx.output().join("text"), format!("{}{}", self.0, inputs.len()))?)
-    }
-}
-
-fn node(name: &str, stage: &'static str, inputs: &[&str]) -> Node {
-    let nodes = inputs.iter().map(|name| (*name).to_owned()).collect();
-    Node {
-        name: name.into(),
-        stage,
-        version: 1,
-        output: "text".into(),
-        with: json!({ "name": name }),
-        settings: json!({}),
-        seed: 0,
-        env: Vec::new(),
-        retries: 0,
-        timeout: None,
-        inputs: match inputs {
-            [] => Vec::new(),
-            _ => vec![NodeInput { name: "texts".into(), nodes, named: false }],
-        },
-        sources: Vec::new(),
-        place: Place { file: "p.yaml".into(), line: 1, column: 1 },
-        places: BTreeMap::new(),
-        work: Arc::new(Say(stage)),
-    }
-}
 
 /// rows -> base -> cold -> grpo[seed=1], grpo[seed=2,rate=1e+5] -> report, and `notes` apart.
 fn plan(folder: &tempfile::TempDir) -> Plan {

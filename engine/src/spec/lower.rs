@@ -1,9 +1,11 @@
 //! From values to what a pipeline is made of: its name and seed, its nodes and what each is told.
 //! Knows nothing of how the values came to be there.
 
+use std::collections::BTreeMap;
+
 use crate::{
     code,
-    diagnostic::{Diagnostic, Span},
+    diagnostic::{Diagnostic, Place, Span},
     spec::{
         InputSpec, NAME_HINT, NODE_KEYS, NodeSpec, Spec, TOP_KEYS, duration,
         expand::Expanded,
@@ -33,6 +35,8 @@ impl Spec {
         };
         self.seed = tree.get("seed").and_then(|seed| self.seed(seed)).unwrap_or(0);
         let env = tree.get("env").map(|env| self.env(env)).unwrap_or_default();
+        let place = |name| Some((name, tree.get(name)?.place()));
+        let places = ["seed", "env"].into_iter().filter_map(place).collect();
         if let Some(vars) = tree.get("vars")
             && !matches!(vars.shape, Shape::Block(_) | Shape::Null)
         {
@@ -43,7 +47,7 @@ impl Spec {
         }
         if let Some(nodes) = nodes {
             for expanded in nodes {
-                let (node, is_wanted) = self.node(expanded, &env);
+                let (node, is_wanted) = self.node(expanded, &env, &places);
                 if is_wanted { self.nodes.push(node) } else { self.left_out.push(node) }
             }
             return;
@@ -80,7 +84,7 @@ impl Spec {
     }
 
     /// The node, and whether its `when` wants it.
-    fn node(&mut self, expanded: Expanded, env: &[String]) -> (NodeSpec, bool) {
+    fn node(&mut self, expanded: Expanded, env: &[String], places: &BTreeMap<&'static str, Place>) -> (NodeSpec, bool) {
         let Expanded { key, name, axes, unused_axes, tree } = expanded;
         let (family, _) = matrix::parts(&key.name);
         if !family.split('/').all(is_name) {
@@ -104,6 +108,7 @@ impl Spec {
             env: env.to_vec(),
             retries: 0,
             timeout: None,
+            places: places.clone(),
             unknown: Vec::new(),
             key,
         };
@@ -120,6 +125,9 @@ impl Spec {
                 }
                 ("when", _) => self.wrong(value, "`when`", "`true` or `false`"),
                 _ => self.entry(&mut node, key, value),
+            }
+            if let Some(name) = ["seed", "env", "retries", "timeout"].into_iter().find(|name| *name == key.name) {
+                node.places.insert(name, value.place());
             }
         }
         if is_missing(&tree, "stage", &NODE_KEYS) {

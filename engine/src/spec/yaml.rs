@@ -1,7 +1,7 @@
 //! YAML text to a tree of values with spans: the only file that knows the parser.
 //! Knows nothing of pipelines.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{collections::HashMap, fmt, ops::Range, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -185,6 +185,7 @@ impl Reader<'_> {
 
     fn block(&self, raw: Vec<(Spanned<Raw>, Spanned<Raw>)>, mistakes: &mut Vec<Diagnostic>) -> Shape {
         let mut entries: Vec<(Key, Tree)> = Vec::with_capacity(raw.len());
+        let mut places: HashMap<String, usize> = HashMap::with_capacity(raw.len());
         for (key, value) in raw {
             let (span, notes) = self.places(key.referenced, key.defined);
             let name = match key.value {
@@ -193,13 +194,16 @@ impl Reader<'_> {
             };
             let key = Key { name, span, notes };
             let value = self.tree(value, mistakes);
-            match entries.iter().find(|(earlier, _)| earlier.name == key.name) {
-                Some((earlier, _)) => mistakes.push(
+            match places.get(&key.name).map(|at| &entries[*at].0) {
+                Some(earlier) => mistakes.push(
                     key.mistake(code::DUPLICATE, format!("`{}` is defined twice", key.name))
                         .label("defined again here")
                         .also(&earlier.span, "first defined here"),
                 ),
-                None => entries.push((key, value)),
+                None => {
+                    places.insert(key.name.clone(), entries.len());
+                    entries.push((key, value));
+                }
             }
         }
         Shape::Block(entries)
@@ -241,9 +245,25 @@ impl Reader<'_> {
     fn syntax(&self, error: &Error) -> Diagnostic {
         let location = error.location().unwrap_or(Location::UNKNOWN);
         let message = UserMessageFormatter.format_message(error.without_snippet()).into_owned();
+        let span = self.span(location);
+        // `{ a: ${{ x }} }`: the expression's braces are YAML's own there.
+        let before = &self.text.body()[self.start..span.range.start];
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        if let Some(at) = line.rfind("${{").or_else(|| line.ends_with('$').then(|| line.len() - 1))
+            && !line[..at].ends_with(['"', '\''])
+        {
+            let start = span.range.start - line.len() + at;
+            let rest = &self.text.body()[start..];
+            let length = rest.find("}}").map_or(1, |end| end + 2);
+            let written = rest[..length].lines().next().unwrap_or_default();
+            let message = "an expression inside brackets needs quotes";
+            let hint = format!("write `\"{written}\"`");
+            let span = Span::new(self.text, start..start + written.len());
+            return Diagnostic::new(code::SYNTAX, message, &span).hint(hint);
+        }
         let hint = message
             .starts_with("mapping values are not allowed")
             .then(|| "a text that contains `: ` needs quotes; is this line indented as the one above?".to_owned());
-        Diagnostic::new(code::SYNTAX, message, &self.span(location)).hint(hint)
+        Diagnostic::new(code::SYNTAX, message, &span).hint(hint)
     }
 }

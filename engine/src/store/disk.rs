@@ -63,7 +63,7 @@ pub(super) fn remove_folder(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Writes a file whole or not at all.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let folder = path.parent().expect("a file below the store's root");
     let write = || {
         fault::point()?;

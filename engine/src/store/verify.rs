@@ -9,6 +9,7 @@ use std::{
 use crate::{
     digest::{Digest, Memo},
     facts::Fingerprint,
+    runs::Runs,
     store::{Artifact, Doubt, Last, POINTER, Store, StoreError, disk::At, entries, sealed},
 };
 
@@ -35,6 +36,7 @@ pub struct Damage {
 
 const REBUILT: &str = "the next run that needs it makes it again";
 const RECORD: &str = "the result itself is whole";
+const RECORD_OF_RUN: &str = "the results of the run are whole";
 const FORGOTTEN: &str = "what was saved in it is found out again";
 
 impl Store {
@@ -69,7 +71,18 @@ impl Store {
         self.verify_objects(&mut examined)?;
         self.verify_pointers(&mut examined)?;
         self.verify_memo(&mut examined)?;
+        self.verify_runs(&mut examined)?;
         Ok(examined)
+    }
+
+    /// What was written down of runs.
+    fn verify_runs(&self, examined: &mut Examined) -> Result<(), StoreError> {
+        for (id, what) in Runs::of(self)?.verify(self) {
+            let path = self.root.join("runs").join(id.to_string());
+            self.quarantine_path(&path, &format!("run-{id}"))?;
+            examined.damages.push(Damage { path: self.relative(&path), what, remedy: RECORD_OF_RUN, made_by: None });
+        }
+        Ok(())
     }
 
     /// What lies beside the data of a result.

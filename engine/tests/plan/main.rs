@@ -7,6 +7,8 @@ mod mistakes_in_nodes;
 mod mistakes_in_parameters;
 mod mistakes_in_text;
 mod overrides;
+mod properties;
 mod stages;
 mod toys;
 mod values;
+mod yaml;

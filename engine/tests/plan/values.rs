@@ -246,5 +246,6 @@ fn a_thousand_nodes_are_planned_in_no_time() {
     let plan = plan(&text);
     eprintln!("planned {} nodes in {:?}", plan.nodes().len(), started.elapsed());
     assert_eq!(plan.nodes().len(), 1000);
-    assert!(started.elapsed().as_secs() < 2);
+    // A few milliseconds where the compiler optimises; what squares the nodes would take minutes.
+    assert!(started.elapsed().as_secs() < 20);
 }
