@@ -188,7 +188,7 @@ pub enum Verb {
         /// Only errors, and no table at the end
         #[arg(long, short)]
         quiet: bool,
-        /// Write a trace of the run there, for https://ui.perfetto.dev: run, nodes, steps
+        /// Write a trace of the run there, for Perfetto (ui.perfetto.dev): run, nodes, steps
         #[arg(long, value_name = "FILE")]
         trace: Option<PathBuf>,
         /// Run again whenever the pipeline or a file that it reads changes

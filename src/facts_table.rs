@@ -19,7 +19,7 @@ fn collect(path: &str, value: &Value, values: &mut Map<String, Value>) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {
         Value::Object(map) if !map.is_empty() => {
-            map.iter().for_each(|(name, value)| collect(&below(name), value, values))
+            map.iter().for_each(|(name, value)| collect(&below(name), value, values));
         }
         Value::Array(items) if items.iter().any(|item| item.is_object() || is_digest(item)) => {
             items.iter().enumerate().for_each(|(at, value)| collect(&below(&at.to_string()), value, values));

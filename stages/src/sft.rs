@@ -152,7 +152,7 @@ impl Sft {
             if example.ids.len() > most {
                 match self.too_long {
                     TooLong::Error => {
-                        config.check_length(example.ids.len() - 1, &format!("row {} of `{name}`", i + 1))?
+                        config.check_length(example.ids.len() - 1, &format!("row {} of `{name}`", i + 1))?;
                     }
                     TooLong::Drop => {
                         fitting.count("dropped_too_long");

@@ -107,7 +107,10 @@ fn fits(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), S
             schemas.as_array().unwrap().iter().map(|schema| fits(root, schema, value, path)).collect()
         };
         match word.as_str() {
-            "$schema" | "$defs" | "title" | "description" | "default" | "format" | "then" | "else" => (),
+            "const" if value != wanted => return fail(),
+            "enum" if !wanted.as_array().unwrap().contains(value) => return fail(),
+            "$schema" | "$defs" | "title" | "description" | "default" | "format" | "then" | "else" | "const"
+            | "enum" => {}
             "$ref" => {
                 let target = root.pointer(wanted.as_str().unwrap().trim_start_matches('#'));
                 fits(root, target.unwrap_or_else(|| panic!("no {wanted}")), value, path)?;
@@ -118,9 +121,6 @@ fn fits(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), S
                     return fail();
                 }
             }
-            "const" if value != wanted => return fail(),
-            "enum" if !wanted.as_array().unwrap().contains(value) => return fail(),
-            "const" | "enum" => (),
             "pattern" => {
                 if value.as_str().is_some_and(|text| !Regex::new(wanted.as_str().unwrap()).unwrap().is_match(text)) {
                     return fail();

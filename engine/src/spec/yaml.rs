@@ -194,16 +194,15 @@ impl Reader<'_> {
             };
             let key = Key { name, span, notes };
             let value = self.tree(value, mistakes);
-            match places.get(&key.name).map(|at| &entries[*at].0) {
-                Some(earlier) => mistakes.push(
+            if let Some(earlier) = places.get(&key.name).map(|at| &entries[*at].0) {
+                mistakes.push(
                     key.mistake(code::DUPLICATE, format!("`{}` is defined twice", key.name))
                         .label("defined again here")
                         .also(&earlier.span, "first defined here"),
-                ),
-                None => {
-                    places.insert(key.name.clone(), entries.len());
-                    entries.push((key, value));
-                }
+                );
+            } else {
+                places.insert(key.name.clone(), entries.len());
+                entries.push((key, value));
             }
         }
         Shape::Block(entries)
