@@ -4,13 +4,12 @@ use std::{
     fs,
     process::Command as Process,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
 use engine::{Event, Options};
 
-use crate::project::{Project, words};
+use crate::project::{Project, wait_for, words};
 
 #[test]
 fn a_program_reads_its_inputs_and_writes_its_output() {
@@ -119,14 +118,6 @@ fn an_input_of_the_wrong_kind_is_refused_whoever_makes_it() {
 
 fn is_alive(id: &str) -> bool {
     Process::new("kill").args(["-0", id]).stderr(std::process::Stdio::null()).status().unwrap().success()
-}
-
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what} did not come about");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

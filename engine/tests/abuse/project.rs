@@ -4,6 +4,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use engine::{Command, Context, Input, NoSettings, Options, Plan, Registry, Report, Sources, Spec, Stage, Store};
@@ -78,8 +80,7 @@ impl Project {
         let sources = Sources { root: self.path().into(), file: "p.yaml".into(), text, ..Sources::default() };
         let told = |mistakes: Vec<engine::Diagnostic>| {
             mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join(
-                "
-",
+                "\n",
             )
         };
         let spec = Spec::parse(sources).map_err(told)?;
@@ -124,4 +125,13 @@ impl Project {
 
 pub fn words(report: &Report) -> String {
     report.nodes.iter().map(|node| node.outcome.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+/// Waits until something is so, for twenty seconds at most.
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what} did not come about");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
