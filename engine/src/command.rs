@@ -29,13 +29,13 @@ use crate::{
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// What to run, for `/bin/sh -eu`: `python train.py --data $INPUT_rows --out $OUTPUT`.
+    /// What to run, for `/bin/sh -eu`: `python work.py --data $INPUT_rows --out $OUTPUT`.
     #[schemars(length(min = 1))]
     pub sh: String,
     /// Scripts and folders that it needs, relative to the project's root.
     #[serde(default)]
     pub files: Vec<Source>,
-    /// The kind of artifact that it makes, such as `rows` or `policy`, which decides which nodes can read it.
+    /// The kind of artifact that it makes, such as `rows` or `text`, which decides which nodes can read it.
     #[serde(default = "files_kind")]
     pub kind: String,
     /// Where `files` lie: the program finds them by their paths, so the paths decide its result too.

@@ -107,12 +107,10 @@ nodes:
     },
     Explanation {
         code: code::REFUSED,
-        text: "Each parameter alone is right, but the stage cannot work with all of them together. The stage says what \
-             it needs.",
+        text: "The parameters are of the right types, but the stage cannot work with them. The stage says what it needs.",
         example: "nodes:
   rows: { stage: load, with: { path: rows.jsonl } }
-  words: { stage: tokenizer, inputs: { rows: rows } }
-  model: { stage: init, inputs: { tokenizer: words }, with: { hidden: 100, heads: 3 } }
+  part: { stage: split, inputs: { rows: rows }, with: { part: test, test: 1.5 } }
 ",
         words: "",
     },
@@ -121,7 +119,7 @@ nodes:
         text: "A node gives an input that its stage does not read. `mashbill stages NAME` lists the inputs.",
         example: "nodes:
   rows: { stage: load, with: { path: rows.jsonl } }
-  part: { stage: split, inputs: { rows: rows, rest: rows }, with: { part: train } }
+  part: { stage: split, inputs: { rows: rows, rest: rows }, with: { part: test } }
 ",
         words: "",
     },
@@ -129,26 +127,26 @@ nodes:
         code: code::MISSING_INPUT,
         text: "A stage cannot work without an input that the node does not give.",
         example: "nodes:
-  part: { stage: split, with: { part: train } }
+  part: { stage: split, with: { part: test } }
 ",
         words: "",
     },
     Explanation {
         code: code::UNKNOWN_NODE,
         text: "An input names a node, or an instance of a matrix, that does not exist. An instance is named as \
-             `grpo[seed=1]`, all of them as `grpo[*]`.",
+             `grow[seed=1]`, all of them as `grow[*]`.",
         example: "nodes:
   rows: { stage: load, with: { path: rows.jsonl } }
-  part: { stage: split, inputs: { rows: row }, with: { part: train } }
+  part: { stage: split, inputs: { rows: row }, with: { part: test } }
 ",
         words: "",
     },
     Explanation {
         code: code::WRONG_KIND,
-        text: "A node makes another kind of artifact than the input takes: rows where a checkpoint is wanted, say.",
+        text: "A node makes another kind of artifact than the input takes: a text where rows are wanted, say.",
         example: "nodes:
-  rows: { stage: load, with: { path: rows.jsonl } }
-  model: { stage: sft, inputs: { policy: rows, rows: rows } }
+  words: { stage: command, with: { sh: date > $OUTPUT/words, kind: text } }
+  part: { stage: split, inputs: { rows: words }, with: { part: test } }
 ",
         words: "",
     },
@@ -158,7 +156,7 @@ nodes:
              is given none.",
         example: "nodes:
   rows: { stage: load, with: { path: rows.jsonl } }
-  part: { stage: split, inputs: { rows: [rows, rows] }, with: { part: train } }
+  part: { stage: split, inputs: { rows: [rows, rows] }, with: { part: test } }
 ",
         words: "",
     },
@@ -166,8 +164,8 @@ nodes:
         code: code::CYCLE,
         text: "Nodes read each other in a circle, so that none of them can be the first.",
         example: "nodes:
-  a: { stage: split, inputs: { rows: b }, with: { part: train } }
-  b: { stage: split, inputs: { rows: a }, with: { part: train } }
+  a: { stage: split, inputs: { rows: b }, with: { part: test } }
+  b: { stage: split, inputs: { rows: a }, with: { part: test } }
 ",
         words: "",
     },
@@ -261,7 +259,7 @@ nodes:
         code: code::BAD_INCLUDE,
         text: "A file that cannot be included: it is not there, it is no text, it includes itself. Paths start from the \
              project's root. `include: [lib/eval.yaml]` lays the file under this one; `[{ file: lib/eval.yaml, as: \
-             eval }]` gives all its nodes and variables a name of their own: `eval/report`, `vars.eval.policy`.",
+             eval }]` gives all its nodes and variables a name of their own: `eval/report`, `vars.eval.limit`.",
         example: "include: lib/eval.yaml
 nodes:
   rows: { stage: load, with: { path: rows.jsonl } }
@@ -271,7 +269,7 @@ nodes:
     Explanation {
         code: code::BAD_MATRIX,
         text: "A matrix is a block of axes, each a list of numbers or texts: `matrix: { seed: [1, 2, 3] }`. Its values \
-             are part of names such as `grpo[seed=1]`, so they cannot be lists or blocks, nor contain brackets, \
+             are part of names such as `grow[seed=1]`, so they cannot be lists or blocks, nor contain brackets, \
              commas or `=`.",
         example: r#"nodes:
   rows: { stage: load, matrix: { limit: 3 }, with: { path: rows.jsonl, limit: "${{ matrix.limit }}" } }
@@ -284,7 +282,7 @@ nodes:
              many nodes, or none, does without.",
         example: "nodes:
   rows: { stage: load, when: false, with: { path: rows.jsonl } }
-  part: { stage: split, inputs: { rows: rows }, with: { part: train } }
+  part: { stage: split, inputs: { rows: rows }, with: { part: test } }
 ",
         words: "",
     },

@@ -127,7 +127,7 @@ pub enum Change {
         old: u64,
         new: u64,
     },
-    /// `path` has dots between names: `model.layers`.
+    /// `path` has dots between names: `shape.layers`.
     Parameter {
         path: String,
         old: Option<Value>,
@@ -163,7 +163,7 @@ pub enum Change {
 /// Where things stand in the pipeline: what a sentence needs and a result does not.
 #[derive(Debug, Clone, Default)]
 pub struct Legend {
-    /// Where each value is written, by its path: `with.model.layers`.
+    /// Where each value is written, by its path: `with.shape.layers`.
     pub places: BTreeMap<String, Place>,
     /// Parameter that holds a source to its path and those of its imports.
     pub files: BTreeMap<String, Vec<PathBuf>>,
@@ -247,7 +247,7 @@ fn compare_inputs(name: &str, old: &[InputFacts], new: &[InputFacts], changes: &
 }
 
 impl Change {
-    /// Which fact it is: `with.lr`, `seed`, `inputs.rows.0`.
+    /// Which fact it is: `with.rate`, `seed`, `inputs.rows.0`.
     #[must_use]
     pub fn fact(&self) -> String {
         match self {
@@ -296,7 +296,7 @@ impl Change {
         }
     }
 
-    /// The difference in words: `with.lr: 1e-5 -> 3e-6 (pipelines/r1.yaml:41:22)`.
+    /// The difference in words: `with.rate: 1e-5 -> 3e-6 (pipelines/r1.yaml:41:22)`.
     #[must_use]
     pub fn sentence(&self, legend: &Legend) -> String {
         match self {
@@ -391,7 +391,7 @@ mod tests {
             engine: 1,
             stage: "press".into(),
             version: 2,
-            with: json!({"rate": 1e-5, "steps": 150, "script": null, "model": {"layers": 4}}),
+            with: json!({"rate": 1e-5, "steps": 150, "script": null, "shape": {"layers": 4}}),
             sources: [("script".to_owned(), vec![digest("script"), digest("import")])].into(),
             seed: 17,
             inputs: [(
@@ -411,11 +411,11 @@ mod tests {
 
     #[test]
     fn fingerprint_is_the_published_one() {
-        // From a separate implementation: the table of encoding.rs in Python, hashed by PyPI's blake3.
+        // From a separate implementation: tests/reference/fingerprint.py.
         assert_eq!(Fingerprint::of(&facts()).to_string(), GOLDEN);
     }
 
-    const GOLDEN: &str = "53c7e724c83fb2fd9836a6c2cd132e83b97020a82cb02fc94c0ab747b0d394cb";
+    const GOLDEN: &str = "2c5c367541ecd065d5c8f4c8ec850eee1343d32690d057c93bf96c191392f684";
 
     type Edit = fn(&mut Facts);
     const EDITS: [(Edit, &str); 14] = [
@@ -424,7 +424,7 @@ mod tests {
         (|f| f.version = 3, "version of stage press: 2 -> 3"),
         (|f| f.with["rate"] = json!(f64::from(3e-6_f32)), "with.rate: 1e-5 -> 3e-6 (r1.yaml:41:22)"),
         (|f| f.with["steps"] = json!(150.0), "with.steps: 150 -> 150.0"),
-        (|f| f.with["model"]["layers"] = json!(6), "with.model.layers: 4 -> 6"),
+        (|f| f.with["shape"]["layers"] = json!(6), "with.shape.layers: 4 -> 6"),
         (|f| f.with["clip"] = json!("a"), "with.clip: (none) -> \"a\""),
         (
             |f| f.sources.get_mut("script").unwrap()[0] = Digest::of_bytes(b"edited"),

@@ -181,7 +181,7 @@ pub struct Node {
     pub sources: Vec<NodeSource>,
     /// Where the node is written.
     pub place: Place,
-    /// Where each value is written, by its path: `with.model.layers`, `run.device`, `inputs.rows`.
+    /// Where each value is written, by its path: `with.shape.layers`, `run.device`, `inputs.rows`.
     pub places: BTreeMap<String, Place>,
     pub(crate) work: Arc<dyn Work>,
 }

@@ -22,7 +22,7 @@ use crate::{
 /// One reason why a node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
-    /// Such as `with.lr: 1e-5 -> 3e-6 (pipelines/r1.yaml:41:22)`.
+    /// Such as `with.rate: 1e-5 -> 3e-6 (pipelines/r1.yaml:41:22)`.
     pub sentence: String,
     /// The fact that changed, where one did.
     pub change: Option<Change>,

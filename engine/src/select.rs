@@ -1,16 +1,16 @@
-//! Picks nodes of a plan by words in dbt's grammar: `grpo`, `+grpo`, `2+grpo+1`, `kind:sft`, `state:changed`, `eval_*`.
+//! Picks nodes of a plan by words in dbt's grammar: `grow`, `+grow`, `2+grow+1`, `kind:sift`, `state:changed`, `eval_*`.
 //! Knows nothing of how a plan is run; what would run it asks the forecast.
 //!
 //! | written | picked |
 //! |---|---|
-//! | `grpo` | the node; of a matrix, all its instances |
-//! | `grpo[seed=1]` | one instance |
+//! | `grow` | the node; of a matrix, all its instances |
+//! | `grow[seed=1]` | one instance |
 //! | `eval_*`, `?_rows` | every name that fits |
-//! | `kind:sft` | every node of that stage |
+//! | `kind:sift` | every node of that stage |
 //! | `state:changed` | what would run for a reason of its own; also `state:run`, `state:waits`, `state:reuse` |
-//! | `+grpo`, `grpo+` | with all that it needs, with all that needs it |
-//! | `2+grpo+1` | as many steps up and down |
-//! | `a,kind:sft` | what both pick |
+//! | `+grow`, `grow+` | with all that it needs, with all that needs it |
+//! | `2+grow+1` | as many steps up and down |
+//! | `a,kind:sift` | what both pick |
 //! | `a b`, or the flag again | what either picks |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -273,7 +273,7 @@ fn outside_brackets(text: &str, is_separator: fn(char) -> bool) -> Vec<&str> {
     pieces.filter(|piece| !piece.is_empty()).collect()
 }
 
-/// `grpo` of the instance `grpo[seed=1]`.
+/// `grow` of the instance `grow[seed=1]`.
 fn bare_name(name: &str) -> Option<&str> {
     name.split_once('[').map(|(bare, _)| bare)
 }

@@ -80,7 +80,7 @@ pub enum OtherInputs {
 /// A mistake in a parameter that only the stage can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Path of the parameter below `with:`, dots between: `model.layers`.
+    /// Path of the parameter below `with:`, dots between: `shape.layers`.
     pub parameter: String,
     pub message: String,
     pub hint: Option<String>,

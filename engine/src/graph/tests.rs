@@ -6,7 +6,7 @@ fn plan() -> Plan {
     let nodes = vec![
         node("rows", "load", &[]),
         node("base", "pretrain", &["rows"]),
-        node("cold<1>", "sft", &["base", "rows"]),
+        node("cold<1>", "sift", &["base", "rows"]),
         node("report", "evaluate", &["cold<1>", "rows"]),
     ];
     Plan { name: "p".into(), root: ".".into(), file: "p.yaml".into(), nodes }
@@ -18,7 +18,7 @@ fn mermaid_names_nodes_inputs_and_states() {
 flowchart TD
   n0[\"rows<br/><small>load</small>\"]:::reuse
   n1[\"base<br/><small>pretrain</small>\"]
-  n2[\"cold&lt;1&gt;<br/><small>sft</small>\"]
+  n2[\"cold&lt;1&gt;<br/><small>sift</small>\"]
   n3[\"report<br/><small>evaluate</small>\"]
   n0 -->|texts| n1
   n1 -->|texts| n2
@@ -34,7 +34,7 @@ flowchart TD
 fn dot_quotes_names() {
     let text = dot(&plan(), &Words::new());
     assert!(text.starts_with("digraph \"p\" {\n"), "{text}");
-    assert!(text.contains("  \"cold<1>\" [label=\"cold<1>\\nsft\", "), "{text}");
+    assert!(text.contains("  \"cold<1>\" [label=\"cold<1>\\nsift\", "), "{text}");
     assert!(text.contains("  \"rows\" -> \"report\" [label=\"texts\"]\n"), "{text}");
 }
 

@@ -103,8 +103,8 @@ mod tests {
         let events = [
             json!({"t": 0.0, "event": "run_started", "id": 7, "pipeline": "p", "nodes": 3}),
             json!({"t": 0.1, "event": "finished", "node": "old", "outcome": "reused"}),
-            json!({"t": 1.0, "event": "started", "node": "a", "stage": "sft", "reasons": []}),
-            json!({"t": 1.5, "event": "started", "node": "b", "stage": "sft", "reasons": []}),
+            json!({"t": 1.0, "event": "started", "node": "a", "stage": "sift", "reasons": []}),
+            json!({"t": 1.5, "event": "started", "node": "b", "stage": "sift", "reasons": []}),
             json!({"t": 2.0, "event": "progress", "node": "a", "done": 1, "total": 9, "message": "loss 2"}),
             json!({"t": 3.0, "event": "progress", "node": "a", "done": 5, "total": 9, "message": "loss 1"}),
             json!({"t": 4.0, "event": "finished", "node": "a", "outcome": "made"}),

@@ -156,7 +156,7 @@ fn node(stages: &[&Registered]) -> Value {
         "properties": {
             "stage": { "description": "What the node does.", "anyOf": names },
             "matrix": {
-                "description": "Axes with their values: one node for each, `grpo[seed=1]`. `${{ matrix.AXIS }}` is its value.",
+                "description": "Axes with their values: one node for each, `grow[seed=1]`. `${{ matrix.AXIS }}` is its value.",
                 "anyOf": [
                     {
                         "type": "object",

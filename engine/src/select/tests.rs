@@ -4,15 +4,15 @@ use crate::{
     toy::node,
 };
 
-/// rows -> base -> cold -> grpo[seed=1], grpo[seed=2,rate=1e+5] -> report, and `notes` apart.
+/// rows -> base -> cold -> grow[seed=1], grow[seed=2,rate=1e+5] -> report, and `notes` apart.
 fn plan(folder: &tempfile::TempDir) -> Plan {
     let nodes = vec![
         node("rows", "load", &[]),
         node("base", "pretrain", &["rows"]),
-        node("cold", "sft", &["base", "rows"]),
-        node("grpo[seed=1]", "grpo", &["cold"]),
-        node("grpo[seed=2,rate=1e+5]", "grpo", &["cold"]),
-        node("report", "evaluate", &["grpo[seed=1]", "grpo[seed=2,rate=1e+5]"]),
+        node("cold", "sift", &["base", "rows"]),
+        node("grow[seed=1]", "grow", &["cold"]),
+        node("grow[seed=2,rate=1e+5]", "grow", &["cold"]),
+        node("report", "evaluate", &["grow[seed=1]", "grow[seed=2,rate=1e+5]"]),
         node("notes", "load", &[]),
     ];
     Plan { name: "p".into(), root: folder.path().into(), file: "p.yaml".into(), nodes }
@@ -63,8 +63,8 @@ impl World {
 #[test]
 fn selectors_pick_what_dbt_would() {
     let world = World::new();
-    let both = "grpo[seed=1] grpo[seed=2,rate=1e+5]";
-    let all = "rows base cold grpo[seed=1] grpo[seed=2,rate=1e+5] report notes";
+    let both = "grow[seed=1] grow[seed=2,rate=1e+5]";
+    let all = "rows base cold grow[seed=1] grow[seed=2,rate=1e+5] report notes";
     let cases: [(&[&str], &[&str], &str); 21] = [
         (&[], &[], all),
         (&["cold"], &[], "cold"),
@@ -72,22 +72,22 @@ fn selectors_pick_what_dbt_would() {
         (&["cold+"], &[], &format!("cold {both} report")),
         (&["+cold+"], &[], &format!("rows base cold {both} report")),
         (&["1+cold"], &[], "rows base cold"),
-        (&["1+grpo+1"], &[], &format!("cold {both} report")),
+        (&["1+grow+1"], &[], &format!("cold {both} report")),
         (&["2+report+1"], &[], &format!("cold {both} report")),
         (&["0+cold+0"], &[], "cold"),
         // A bare matrix name means all its instances.
-        (&["grpo"], &[], both),
-        (&["grpo[seed=1]"], &[], "grpo[seed=1]"),
-        (&["grpo[seed=2,rate=1e+5]"], &[], "grpo[seed=2,rate=1e+5]"),
-        (&["grpo[seed=2,rate=1e+5]+"], &[], "grpo[seed=2,rate=1e+5] report"),
-        (&["grpo[seed=?*"], &[], both),
+        (&["grow"], &[], both),
+        (&["grow[seed=1]"], &[], "grow[seed=1]"),
+        (&["grow[seed=2,rate=1e+5]"], &[], "grow[seed=2,rate=1e+5]"),
+        (&["grow[seed=2,rate=1e+5]+"], &[], "grow[seed=2,rate=1e+5] report"),
+        (&["grow[seed=?*"], &[], both),
         (&["*o*"], &[], &format!("rows cold {both} report notes")),
         (&["kind:load"], &[], "rows notes"),
         (&["kind:*t*"], &[], "base cold report"),
         (&["rows notes"], &[], "rows notes"),
         (&["rows", "notes"], &[], "rows notes"),
         (&["base+,+cold"], &[], "base cold"),
-        (&["cold+"], &["grpo", "rows"], "cold report"),
+        (&["cold+"], &["grow", "rows"], "cold report"),
     ];
     for (words, exclude, expected) in cases {
         assert_eq!(world.picked(words, exclude).unwrap(), expected, "{words:?} without {exclude:?}");
@@ -98,9 +98,9 @@ fn selectors_pick_what_dbt_would() {
 fn a_word_that_picks_nothing_is_a_mistake_with_a_suggestion() {
     let world = World::new();
     assert_eq!(world.mistake("clod"), "no node `clod` | did you mean `cold`?");
-    assert_eq!(world.mistake("+gpro"), "no node `gpro` | did you mean `grpo`?");
-    assert_eq!(world.mistake("kind:stf"), "no node of stage `stf` | did you mean `sft`?");
-    assert_eq!(world.mistake("kin:sft"), "nodes cannot be picked by `kin:` | did you mean `kind`?");
+    assert_eq!(world.mistake("+gorw"), "no node `gorw` | did you mean `grow`?");
+    assert_eq!(world.mistake("kind:sitf"), "no node of stage `sitf` | did you mean `sift`?");
+    assert_eq!(world.mistake("kin:sift"), "nodes cannot be picked by `kin:` | did you mean `kind`?");
     assert_eq!(world.mistake("state:chnged"), "no state `chnged` | did you mean `changed`?");
     assert!(world.mistake("x*").starts_with("no node fits `x*` | the nodes are `rows`, `base`"));
     assert!(world.picked(&[], &["clod"]).is_err());
@@ -119,7 +119,7 @@ fn state_picks_by_what_a_run_would_do() {
     world.plan.nodes[5].seed = 1;
     assert_eq!(world.picked(&["state:run"], &[]).unwrap(), "base");
     assert_eq!(world.picked(&["state:changed"], &[]).unwrap(), "base report");
-    assert_eq!(world.picked(&["state:waits", "notes"], &["grpo"]).unwrap(), "cold report notes");
+    assert_eq!(world.picked(&["state:waits", "notes"], &["grow"]).unwrap(), "cold report notes");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn only_takes_the_last_results_of_what_it_needs_even_out_of_date() {
 #[test]
 fn a_plan_with_its_needs_keeps_the_order() {
     let world = World::new();
-    let plan = world.plan.with_needs(&["grpo[seed=1]".to_owned()].into());
+    let plan = world.plan.with_needs(&["grow[seed=1]".to_owned()].into());
     let names: Vec<&str> = plan.nodes().iter().map(|node| node.name.as_str()).collect();
-    assert_eq!(names, ["rows", "base", "cold", "grpo[seed=1]"]);
+    assert_eq!(names, ["rows", "base", "cold", "grow[seed=1]"]);
 }

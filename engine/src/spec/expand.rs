@@ -21,7 +21,7 @@ use crate::{
 pub(crate) struct Expanded {
     /// As written.
     pub key: Key,
-    /// `grpo[seed=1]`
+    /// `grow[seed=1]`
     pub name: String,
     pub axes: Vec<(String, String)>,
     pub unused_axes: Vec<Key>,
@@ -93,7 +93,7 @@ impl Expansion<'_> {
             self.substitution.walk(&mut node, None);
         }
         let Some((_, mut matrix)) = node.remove("matrix") else {
-            // A name like `grpo[seed=1]`, as `render` writes it, is an instance too.
+            // A name like `grow[seed=1]`, as `render` writes it, is an instance too.
             let axes = matrix::parts(&key.name).1.unwrap_or_default();
             let tree = self.complete(&key.name, node, None);
             return vec![Expanded { key: key.clone(), name: key.name.clone(), axes, unused_axes: Vec::new(), tree }];

@@ -256,25 +256,27 @@ impl Parser<'_> {
             &[Operator::Add, Operator::Subtract],
             &[Operator::Multiply, Operator::Divide, Operator::Remainder],
         ];
-        let Some(operators) = LEVELS.get(level) else { return self.sign() };
-        let mut left = self.binary(level + 1)?;
-        let mut is_compared = false;
+        // One loop for all levels: a call for each would take eleven frames of the stack a parenthesis.
+        let mut left = self.sign()?;
+        let mut compared = None;
         loop {
             let (token, at) = self.peek()?;
-            let Some(operator) = operators.iter().find(|operator| token == Token::Sign(operator.sign())) else {
-                return Ok(left);
-            };
+            let found = (level..LEVELS.len()).find_map(|level| {
+                let operator = LEVELS[level].iter().find(|operator| token == Token::Sign(operator.sign()))?;
+                Some((level, *operator))
+            });
+            let Some((level, operator)) = found else { return Ok(left) };
             // `1 < x < 3` would compare a truth with a number.
-            if is_compared && (2..=3).contains(&level) {
+            if compared == Some(level) {
                 return Err(Fault::new(&at, "comparisons do not chain")
                     .hint("write `a < b && b < c`, or parentheses".to_owned()));
             }
-            is_compared = true;
+            compared = (2..=3).contains(&level).then_some(level);
             self.lengthen(&at)?;
             self.next()?;
             let right = self.binary(level + 1)?;
             let at = left.at.start..right.at.end;
-            left = Expression { at, kind: Kind::Binary(*operator, left.into(), right.into()) };
+            left = Expression { at, kind: Kind::Binary(operator, left.into(), right.into()) };
         }
     }
 

@@ -144,7 +144,7 @@ impl<'a> Files<'a> {
         })
     }
 
-    /// All names of a file under one: nodes as `eval/report`, variables as `vars.eval.policy`.
+    /// All names of a file under one: nodes as `eval/report`, variables as `vars.eval.limit`.
     fn under(&mut self, mut tree: Tree, name: &Key, from: &Text) -> Tree {
         let scope: Vec<&str> = from.scope().chain([name.name.as_str()]).collect();
         let own = |tree: &mut Tree, key| tree.remove(key).map(|(_, value)| value);

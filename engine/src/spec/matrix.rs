@@ -16,7 +16,7 @@ type Axis<'a> = (&'a Key, Vec<(String, &'a Tree)>);
 /// One of the nodes that a matrix stands for.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    /// `grpo[seed=1,kl=0.02]`, or the node's own name where there is no matrix.
+    /// `grow[seed=1,rate=0.02]`, or the node's own name where there is no matrix.
     pub name: String,
     /// Each axis with the word of its value, in the order of the file.
     pub axes: Vec<(String, String)>,
@@ -49,13 +49,13 @@ pub(crate) fn instances(name: &str, matrix: &Tree, mistakes: &mut Vec<Diagnostic
     (0..count).map(instance).collect()
 }
 
-/// `grpo[seed=1,kl=0.02]`
+/// `grow[seed=1,rate=0.02]`
 fn named(name: &str, axes: &[(String, String)]) -> String {
     let axes: Vec<String> = axes.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
     format!("{name}[{}]", axes.join(","))
 }
 
-/// The node's name and its axes, as a name like `grpo[seed=1,kl=0.02]` says them; no axes for `grpo[*]`.
+/// The node's name and its axes, as a name like `grow[seed=1,rate=0.02]` says them; no axes for `grow[*]`.
 pub(crate) fn parts(name: &str) -> (&str, Option<Vec<(String, String)>>) {
     let Some((family, axes)) = name.split_once('[').and_then(|(family, rest)| Some((family, rest.strip_suffix(']')?)))
     else {

@@ -77,7 +77,7 @@ impl Override {
         put(node, &self.steps[2..], action)
     }
 
-    /// `grpo[seed=1]`
+    /// `grow[seed=1]`
     pub(crate) fn node(&self) -> &Key {
         &self.steps[1]
     }
@@ -136,7 +136,7 @@ fn outside_brackets(words: &str, start: usize, letter: char) -> impl Iterator<It
     })
 }
 
-/// The whole path of a short one: `grpo.lr` is `nodes.grpo.with.lr`.
+/// The whole path of a short one: `grow.rate` is `nodes.grow.with.rate`.
 fn full(tree: &Tree, mut steps: Vec<Key>) -> Result<Vec<Key>, Box<Diagnostic>> {
     let top = &steps[0];
     if SET_KEYS.contains(&top.name.as_str()) {
@@ -195,7 +195,7 @@ fn known(tree: &Tree, words: &Override) -> Done {
     Ok(())
 }
 
-/// The node that an instance is one of: `grpo` of `grpo[seed=1]`.
+/// The node that an instance is one of: `grow` of `grow[seed=1]`.
 fn family(name: &str) -> &str {
     name.split_once('[').map_or(name, |(family, _)| family)
 }

@@ -78,11 +78,8 @@ impl Project {
     pub fn plan(&self) -> Result<Plan, String> {
         let text = fs::read_to_string(self.path().join("p.yaml")).unwrap();
         let sources = Sources { root: self.path().into(), file: "p.yaml".into(), text, ..Sources::default() };
-        let told = |mistakes: Vec<engine::Diagnostic>| {
-            mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join(
-                "\n",
-            )
-        };
+        let told =
+            |mistakes: Vec<engine::Diagnostic>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let spec = Spec::parse(sources).map_err(told)?;
         Plan::resolve(&spec, &Registry::new().with::<Command>().with::<Echo>()).map_err(told)
     }

@@ -375,6 +375,8 @@ error[E0120]: no variable `vars.max`
 fn an_expression_of_any_size_ends_in_words_and_not_in_a_crash() {
     for (inner, message) in [
         (format!("{}1{}", "(".repeat(5000), ")".repeat(5000)), "an expression is nested more than 64 deep"),
+        (format!("{}1", "len(".repeat(5000)), "an expression is nested more than 64 deep"),
+        (format!("{}1", "[".repeat(5000)), "an expression is nested more than 64 deep"),
         (format!("{}1", "-".repeat(5000)), "an expression is nested more than 64 deep"),
         (format!("{}1", "1 + ".repeat(5000)), "an expression has more than 500 operations"),
         (format!("vars{}", ".a".repeat(5000)), "an expression has more than 500 operations"),

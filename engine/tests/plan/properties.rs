@@ -142,12 +142,15 @@ fn bytes_of_any_kind_are_read_or_refused() {
          a: { stage: paint, when: \"${{ vars.n > 1 }}\", inputs: { paper: \"p[n=1]\" } }\n  w: { stage: hang, inputs: { pictures: [a] } }\n",
     ];
     let seconds = std::env::var("MASHBILL_FUZZ_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
+    let last = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzzed.yaml");
     let (started, mut count, mut chance) = (Instant::now(), 0_u64, Chance(0x5EED));
     while seconds.map_or(count < 200, |seconds| started.elapsed() < Duration::from_secs(seconds)) {
         let mut bytes = SEEDS[chance.below(SEEDS.len())].as_bytes().to_vec();
         for _ in 0..=chance.below(8) {
             chance.change(&mut bytes);
         }
+        // Left behind for whoever looks for what overflowed the stack.
+        std::fs::write(&last, &bytes).unwrap();
         read(&String::from_utf8_lossy(&bytes), &[]);
         count += 1;
     }
