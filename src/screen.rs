@@ -72,13 +72,17 @@ pub fn table(rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| width_of(cell)).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    for row in rows {
+    let line = |row: &Vec<String>| {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             line.push_str(cell);
             line.extend(std::iter::repeat_n(' ', width - width_of(cell) + 2));
         }
-        say!("{}", line.trim_end());
+        line.trim_end().to_owned()
+    };
+    // At once: a thousand lines would each be written by themselves.
+    if !rows.is_empty() {
+        say!("{}", rows.iter().map(line).collect::<Vec<_>>().join("\n"));
     }
 }
 

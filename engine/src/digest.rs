@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     fs::{self, File, Metadata},
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _},
     path::Path,
     sync::{
         Mutex,
@@ -215,20 +215,19 @@ impl Memo {
         trust: impl FnOnce(&[u8]) -> Option<T>,
     ) -> io::Result<Option<T>> {
         let mut file = File::open(path)?;
+        let bytes = read_all(&file)?;
+        // A write before this stat, or during the read, would show in it.
         let stat = Stat::of(&file.metadata()?);
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let is_still = Stat::of(&file.metadata()?) == stat;
-        let mut known = self.known.lock().expect("no holder of this lock panics");
-        if let Some(known) = known.get_mut(&stat.identity)
+        if let Some(known) = self.known.lock().expect("no holder of this lock panics").get_mut(&stat.identity)
             && known.is_sealed
             && known.stat == stat
-            && is_still
         {
             known.used = true;
             return Ok(trust(&bytes));
         }
-        drop(known);
+        file.rewind()?;
+        let bytes = read_all(&file)?;
+        let is_still = Stat::of(&file.metadata()?) == stat;
         let document = check(&bytes);
         if document.is_some() && is_still && stat.is_settled() {
             let known = Known { stat, digest: Digest::of_bytes(&bytes), is_sealed: true, used: true };
@@ -296,6 +295,13 @@ impl Stat {
         // Elsewhere there is no number that tells files apart.
         cfg!(unix) && settled_ns.is_ok_and(|settled_ns| self.modified_ns.max(self.changed_ns) < settled_ns)
     }
+}
+
+/// All of a small file. `read_to_end` of the file itself would ask for its size before.
+pub(crate) fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(1 << 12);
+    file.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Relative paths, with `/` between names, of all files below `folder`, sorted.

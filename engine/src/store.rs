@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    digest::{Digest, Links, Memo},
+    digest::{Digest, Links, Memo, read_all},
     facts::{Facts, Fingerprint},
     manifest::Manifest,
     store::{
@@ -455,7 +455,7 @@ fn read_facts(memo: &Memo, folder: &Path, fingerprint: Fingerprint) -> Result<Fa
 }
 
 fn read_pointer(path: &Path) -> Option<Last> {
-    let bytes = fs::read(path).ok()?;
+    let bytes = read_all(&File::open(path).ok()?).ok()?;
     // Early versions wrote it without a seal.
     sealed::from_bytes(POINTER, &bytes).or_else(|| serde_json::from_slice(&bytes).ok())
 }

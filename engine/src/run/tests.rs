@@ -11,13 +11,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{
-    Cancelled, Context, Outcome, Verdict,
-    diagnostic::Place,
-    forecast,
-    plan::{NodeInput, NodeSource},
-    registry::Work,
-};
+use crate::{Cancelled, Context, Outcome, Verdict, diagnostic::Place, forecast, plan::NodeSource, registry::Work, toy};
 
 type Job = fn(&Value, &Context) -> anyhow::Result<()>;
 
@@ -69,28 +63,13 @@ impl Project {
         let work = Toy { with: with.clone(), job, runs: self.runs.clone() };
         let line = 10 * (self.nodes.len() + 1);
         self.nodes.push(Node {
-            name: name.into(),
-            stage,
-            version: 1,
-            output: "text".into(),
             settings: json!({"device": "cpu"}),
-            seed: 0,
-            env: Vec::new(),
-            retries: 0,
-            timeout: None,
-            inputs: match inputs {
-                [] => Vec::new(),
-                some => vec![NodeInput {
-                    name: "texts".into(),
-                    nodes: some.iter().map(|name| (*name).into()).collect(),
-                    named: false,
-                }],
-            },
             sources: with["file"].as_str().map(source).into_iter().collect(),
             place: place(line),
             places: [("with.text".to_owned(), place(line + 1))].into(),
             with,
             work: Arc::new(work),
+            ..toy::node(name, stage, inputs)
         });
         self.nodes.last_mut().unwrap()
     }
