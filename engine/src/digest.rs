@@ -50,8 +50,9 @@ impl Digest {
         Self(blake3::derive_key(purpose, &encode(document)))
     }
 
-    pub(crate) fn bytes(self) -> [u8; 32] {
-        self.0
+    /// From 64 hexadecimal digits.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        blake3::Hash::from_hex(text).ok().map(|hash| Self(*hash.as_bytes()))
     }
 
     /// The first eight letters, for people.
@@ -63,13 +64,13 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(self.0, f)
+        f.write_str(&blake3::Hash::from(self.0).to_hex())
     }
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(self.0, f)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -82,16 +83,8 @@ impl Serialize for Digest {
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        read_hex(&text).map(Self).ok_or_else(|| D::Error::custom(format!("`{text}` is not 64 hexadecimal digits")))
+        Self::read(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not 64 hexadecimal digits")))
     }
-}
-
-pub(crate) fn write_hex(bytes: [u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
-
-pub(crate) fn read_hex(text: &str) -> Option<[u8; 32]> {
-    blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes())
 }
 
 /// Digests of files already read, trusted while the file's stat is what it was. Two names of one file are one file.
@@ -250,7 +243,7 @@ impl Known {
         let identity = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         let size = words.next()?.parse().ok()?;
         let (modified_ns, changed_ns) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        let digest = Digest(read_hex(words.next()?)?);
+        let digest = Digest::read(words.next()?)?;
         let is_sealed = words.next()? == "1";
         Some(Self { stat: Stat { identity, size, modified_ns, changed_ns }, digest, is_sealed, used: false })
     }

@@ -12,13 +12,10 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
-    diagnostic::Place,
-    digest::{Digest, read_hex, write_hex},
-};
+use crate::{diagnostic::Place, digest::Digest};
 
 /// Raised when the same facts begin to mean another result for every stage, or are encoded anew.
 pub const FORMAT: u32 = 1;
@@ -50,8 +47,9 @@ pub struct InputFacts {
 }
 
 /// Hash of facts: names a result.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint([u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(Digest);
 
 impl Fingerprint {
     /// # Panics
@@ -59,13 +57,13 @@ impl Fingerprint {
     #[must_use]
     pub fn of(facts: &Facts) -> Self {
         let document = serde_json::to_value(facts).expect("facts are plain data with text for keys");
-        Self(Digest::of_document("mashbill 1 facts", &document).bytes())
+        Self(Digest::of_document("mashbill 1 facts", &document))
     }
 
     /// The first eight letters, for people.
     #[must_use]
     pub fn short(self) -> String {
-        self.to_string()[..8].to_owned()
+        self.0.short()
     }
 }
 
@@ -73,7 +71,7 @@ impl FromStr for Fingerprint {
     type Err = NoFingerprint;
 
     fn from_str(text: &str) -> Result<Self, NoFingerprint> {
-        read_hex(text).map(Self).ok_or(NoFingerprint)
+        Digest::read(text).map(Self).ok_or(NoFingerprint)
     }
 }
 
@@ -84,26 +82,13 @@ pub struct NoFingerprint;
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(self.0, f)
+        self.0.fmt(f)
     }
 }
 
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(self.0, f)
-    }
-}
-
-impl Serialize for Fingerprint {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Fingerprint {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        read_hex(&text).map(Self).ok_or_else(|| D::Error::custom(format!("`{text}` is not 64 hexadecimal digits")))
+        fmt::Display::fmt(self, f)
     }
 }
 
