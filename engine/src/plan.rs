@@ -53,6 +53,9 @@ impl Plan {
         let references = reference::resolve(spec, &mut mistakes);
         let order = order::check(spec, &references, &mut mistakes);
         let world = World { spec, registry, references };
+        for node in &spec.left_out {
+            world.check_left_out(node, &mut mistakes);
+        }
         let mut nodes: Vec<Option<Node>> = (0..spec.nodes.len()).map(|at| world.resolve(at, &mut mistakes)).collect();
         if !mistakes.is_empty() {
             return Err(diagnostic::sorted(mistakes));
@@ -90,13 +93,7 @@ impl World<'_> {
     /// None where there is a mistake.
     fn resolve(&self, at: usize, mistakes: &mut Vec<Diagnostic>) -> Option<Node> {
         let node = &self.spec.nodes[at];
-        let stage = self.stage(node);
-        inputs::keys(node, stage.map(|stage| &stage.info), mistakes);
-        let (name, written) = node.stage.as_ref()?;
-        let Some(stage) = stage else {
-            mistakes.push(unknown_stage(name, written.mistake(code::UNKNOWN_STAGE, ""), self.registry));
-            return None;
-        };
+        let stage = self.known_stage(node, mistakes)?;
         let inputs = inputs::resolve(self, at, &stage.info, mistakes);
         let parameters = parameters::resolve(self, node, stage, mistakes)?;
         Some(Node {
@@ -116,6 +113,27 @@ impl World<'_> {
             places: places(node),
             work: parameters.work,
         })
+    }
+
+    /// What is wrong with it whoever switches it on. The files that it names may come with what it waits for.
+    fn check_left_out(&self, node: &NodeSpec, mistakes: &mut Vec<Diagnostic>) {
+        let mut found = Vec::new();
+        if let Some(stage) = self.known_stage(node, &mut found) {
+            parameters::resolve(self, node, stage, &mut found);
+        }
+        let is_of_files = |mistake: &Diagnostic| [code::MISSING_SOURCE, code::BAD_SOURCE].contains(&mistake.code);
+        mistakes.extend(found.into_iter().filter(|mistake| !is_of_files(mistake)));
+    }
+
+    /// The stage that a node names. Mistakes are a name that no stage has, and keys that no node has.
+    fn known_stage(&self, node: &NodeSpec, mistakes: &mut Vec<Diagnostic>) -> Option<&Registered> {
+        let stage = self.stage(node);
+        inputs::keys(node, stage.map(|stage| &stage.info), mistakes);
+        let (name, written) = node.stage.as_ref()?;
+        if stage.is_none() {
+            mistakes.push(unknown_stage(name, written.mistake(code::UNKNOWN_STAGE, ""), self.registry));
+        }
+        stage
     }
 
     fn stage(&self, node: &NodeSpec) -> Option<&Registered> {

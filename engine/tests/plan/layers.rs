@@ -363,3 +363,32 @@ error[E0125]: files include each other in a circle: lib/ping.yaml -> lib/pong.ya
         assert_mistakes(text, expected);
     }
 }
+
+#[test]
+fn a_node_that_is_left_out_is_checked_but_for_the_files_that_it_names() {
+    assert_mistakes(
+        "
+nodes:
+  sheet: { stage: press, when: false, with: { text: nowhere.rs, sheats: 3 } }
+  sea: { stage: pant, when: false }
+  sky: { stage: press, when: false, with: { text: nowhere.rs } }
+",
+        "
+error[E0104]: unknown parameter `sheats`
+ --> p.yaml:3:65
+  |
+3 |   sheet: { stage: press, when: false, with: { text: nowhere.rs, sheats: 3 } }
+  |                                                                 ^^^^^^
+  |
+  = help: did you mean `sheets`?
+
+error[E0103]: unknown stage `pant`
+ --> p.yaml:4:17
+  |
+4 |   sea: { stage: pant, when: false }
+  |                 ^^^^
+  |
+  = help: did you mean `paint`?
+",
+    );
+}
