@@ -191,6 +191,9 @@ pub enum Verb {
         /// Write a trace of the run there, for Perfetto (ui.perfetto.dev): run, nodes, steps
         #[arg(long, value_name = "FILE")]
         trace: Option<PathBuf>,
+        /// Print what each node's program wrote, whether it ran now or its result is reused
+        #[arg(long, conflicts_with = "quiet")]
+        logs: bool,
         /// Run again whenever the pipeline or a file that it reads changes
         #[arg(long, conflicts_with = "dry_run")]
         watch: bool,
@@ -267,8 +270,8 @@ pub enum Verb {
     },
     /// Say what of the store nobody needs any more, and remove it with `--apply`
     ///
-    /// Needed is what the given pipelines have now; without any, what every node that was ever run here had last. Pinned
-    /// results and those that a run uses at the moment stay in any case.
+    /// Needed is what the given pipelines have now; without any, what every node that was ever run here had last; and what
+    /// the last run had. Pinned results and those that a run uses at the moment stay in any case.
     Gc {
         /// Pipelines whose results are needed
         files: Vec<PathBuf>,
@@ -278,6 +281,9 @@ pub enum Verb {
         /// Keep what was used so recently: `90m`, `12h`, `7d`; what a run left unfinished stays a week at least
         #[arg(long, value_name = "TIME", value_parser = engine::read_duration, default_value = "1d")]
         older_than: Duration,
+        /// Keep what the last runs made or reused, whichever pipeline they were of
+        #[arg(long, value_name = "RUNS", default_value_t = 1)]
+        keep_runs: usize,
         /// Remove it
         #[arg(long)]
         apply: bool,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use engine::{Candidate, Fingerprint, Keep, Verdict, Why, forecast};
+use engine::{Candidate, Fingerprint, Keep, Verdict, Why, forecast, runs::Runs};
 
 use crate::{
     args::Global,
@@ -23,6 +23,8 @@ pub struct Wanted {
     pub files: Vec<PathBuf>,
     pub keep_size: Option<u64>,
     pub grace: Duration,
+    /// How many runs' results stay.
+    pub keep_runs: usize,
     pub is_applied: bool,
 }
 
@@ -43,6 +45,9 @@ pub fn gc(wanted: &Wanted, global: &Global) -> Result<Code, Trouble> {
             };
         }
     }
+    let runs = Runs::of(&store)?;
+    let kept = runs.records.iter().rev().take(wanted.keep_runs);
+    roots.extend(kept.flat_map(|run| &run.nodes).filter_map(|node| node.fingerprint));
     let keep = Keep {
         roots,
         last_results: wanted.files.is_empty(),

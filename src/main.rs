@@ -47,8 +47,8 @@ fn main() -> ExitCode {
         Verb::Check { file } => check::check(&file, &global),
         Verb::Plan { file, pick, json, exit_code } => plan::plan(&file, &pick, plan::Form { json, exit_code }, &global),
         Verb::Run { file, pick, dry_run: true, .. } => plan::plan(&file, &pick, plan::Form::default(), &global),
-        Verb::Run { file, pick, pace, quiet, trace, watch, .. } => {
-            run::run(&file, &pick, &run::Form { quiet, trace, pace, is_watching: watch }, &global)
+        Verb::Run { file, pick, pace, quiet, trace, logs, watch, .. } => {
+            run::run(&file, &pick, &run::Form { quiet, trace, pace, logs, is_watching: watch }, &global)
         }
         Verb::Explain { file, node: None, .. } => codes::asked(&file),
         Verb::Explain { file, node: Some(node), runs, json } => {
@@ -63,8 +63,8 @@ fn main() -> ExitCode {
         Verb::Runs { run, json } => runs::runs(run.as_deref(), json, &global),
         Verb::Diff { before, after, all, json } => diff::diff([&before, &after], diff::Form { all, json }, &global),
         Verb::Show { file, node } => show::show(&file, &node, &global),
-        Verb::Gc { files, keep_size, older_than, apply } => {
-            gc::gc(&gc::Wanted { files, keep_size, grace: older_than, is_applied: apply }, &global)
+        Verb::Gc { files, keep_size, older_than, keep_runs, apply } => {
+            gc::gc(&gc::Wanted { files, keep_size, grace: older_than, keep_runs, is_applied: apply }, &global)
         }
         Verb::Pin { file, node } => gc::pin(&file, &node, true, &global),
         Verb::Unpin { file, node } => gc::pin(&file, &node, false, &global),

@@ -33,6 +33,8 @@ pub struct Form {
     pub is_watching: bool,
     /// Where a trace shall be written.
     pub trace: Option<PathBuf>,
+    /// Print what the nodes' programs wrote.
+    pub logs: bool,
 }
 
 pub fn run(file: &Path, pick: &Pick, form: &Form, global: &Global) -> Result<Code, Trouble> {
@@ -63,6 +65,9 @@ fn once(
     let report = engine::run(&plan, &store, &options);
     end_record(recorder, &report, stop.code().is_some(), form.trace.as_deref(), &store)?;
 
+    if form.logs {
+        tell_logs(&report);
+    }
     if !form.quiet {
         tell(&report, begun.elapsed());
     }
@@ -117,6 +122,15 @@ fn end_record(
     let document = runs::trace(&runs::events(store, id)).to_string();
     std::fs::write(path, document)
         .map_err(|error| Trouble::usage(format!("cannot write the trace `{}`: {error}", path.display())))
+}
+
+/// The logs of programs that ran now and of those whose results are reused, alike.
+fn tell_logs(report: &Report) {
+    for node in &report.nodes {
+        if let Some(log) = node.artifact.as_ref().and_then(engine::Artifact::log) {
+            say!("{BOLD}{}{RESET}:\n{}\n", node.node, log.trim_end());
+        }
+    }
 }
 
 fn tell(report: &Report, time: Duration) {

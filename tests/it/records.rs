@@ -156,3 +156,37 @@ fn a_trace_has_run_and_nodes() {
         assert!(spans.contains(&name), "{spans:?}");
     }
 }
+
+#[test]
+fn what_a_program_wrote_is_replayed_when_its_result_is_reused() {
+    let project = Project::new(&[(
+        "p.yaml",
+        "nodes:\n  a: { stage: command, with: { sh: \"echo hello; echo again >&2; echo x > $OUTPUT/x\" } }\n",
+    )]);
+    let made = project.mashbill("run p.yaml --logs");
+    assert!(made.stdout.starts_with("a:\nhello\nagain\n\na  command  made"), "{}", made.stdout);
+    let reused = project.mashbill("run p.yaml --logs");
+    assert!(reused.stdout.starts_with("a:\nhello\nagain\n\na  command  reused"), "{}", reused.stdout);
+    assert!(project.mashbill("run p.yaml").stdout.starts_with("a  command  reused"));
+}
+
+#[test]
+fn results_of_the_last_runs_are_not_swept_away() {
+    let project = project();
+    for last in [3, 4, 5] {
+        project.write("few.rhai", &format!("fn keep(row) {{ row.n + 2 == {last} }}\n"));
+        project.outcomes();
+    }
+    // Another pipeline's needs, and hardly any grace: `few` and `both` of each run are three times two results, `numbers` is one.
+    project.write("other.yaml", "nodes:\n  n: { stage: load, with: { path: numbers.jsonl } }\n");
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let kept = |flags: &str| {
+        let said = project.mashbill(&format!("gc other.yaml --older-than 1s {flags}")).stdout;
+        said.lines().find_map(|line| line.strip_prefix("kept: ")).map(str::to_owned).unwrap_or(said)
+    };
+    assert_eq!(kept(""), "3 needed");
+    assert_eq!(kept("--keep-runs 2"), "5 needed");
+    assert_eq!(kept("--keep-runs 0"), "1 needed");
+    assert_eq!(project.mashbill("gc other.yaml --older-than 1s --apply").code, Some(0));
+    assert_eq!(project.outcomes(), "numbers reused, few reused, both reused");
+}
