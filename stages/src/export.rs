@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn an_imported_model_is_exported_as_it_was() {
-        for family in ["llama", "qwen2", "qwen3"] {
+        for family in ["llama", "qwen2", "qwen3", "gpt2"] {
             let bench = Bench::new();
             let imported = bench.run::<Import>(json!({ "path": fixture(family) }), &[]).unwrap();
             let kept = bench.path("imported");

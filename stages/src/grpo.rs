@@ -454,7 +454,7 @@ impl Training<'_> {
         let folder = self.reference_folder(step);
         std::fs::create_dir_all(&folder)?;
         let weights = self.trainer.decoder.weights()?;
-        weights::write(&folder, &weights, weights::Dtype::F32)?;
+        weights::write(&folder, &self.checkpoint.config, &weights, weights::Dtype::F32)?;
         // Built anew: sharing the trainer's buffers would make every update copy them.
         self.reference = Decoder::new(&self.checkpoint.config, &weights, &self.trainer.decoder.device())?;
         self.notes.reference_of = step;

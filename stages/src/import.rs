@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::checkpoint::Checkpoint;
 
-/// Reads a Hugging Face model folder of the Llama, Qwen2 or Qwen3 family and checks all of it.
+/// Reads a Hugging Face model folder of the Llama, Qwen2, Qwen3 or GPT-2 family and checks all of it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Import {

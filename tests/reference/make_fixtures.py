@@ -1,4 +1,4 @@
-"""Writes tests/fixtures: three tiny random models with what transformers computes of them, and what Python makes
+"""Writes tests/fixtures: four tiny random models with what transformers computes of them, and what Python makes
 of real tokenizers and chat templates. Run it again only when a fixture has to change; its output is committed.
 
     python tests/reference/make_fixtures.py [FOLDER_WITH_REAL_TOKENIZERS]
@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -46,6 +48,32 @@ FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, dict(rope_theta=1000000.0, tie_word_embeddings=False)),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, dict(rope_theta=1000000.0, tie_word_embeddings=True, head_dim=16)),
 }
+GPT2_SHAPE = dict(
+    vocab_size=64,
+    n_embd=32,
+    n_inner=48,
+    n_layer=2,
+    n_head=4,
+    n_positions=128,
+    layer_norm_epsilon=1e-5,
+    tie_word_embeddings=True,
+    bos_token_id=None,
+    eos_token_id=1,
+    pad_token_id=0,
+    attn_implementation="eager",
+)
+# What Mashbill calls GPT-2's parameters: query, key and value apart, the rest as in Llama.
+GPT2_NAMES = {
+    "transformer.wte": ["model.embed_tokens"],
+    "transformer.wpe": ["model.embed_positions"],
+    "transformer.ln_f": ["model.norm"],
+    "ln_1": ["input_layernorm"],
+    "attn.c_attn": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "attn.c_proj": ["self_attn.o_proj"],
+    "ln_2": ["post_attention_layernorm"],
+    "mlp.c_fc": ["mlp.up_proj"],
+    "mlp.c_proj": ["mlp.down_proj"],
+}
 # A batch of supervised examples: a prompt, of which nothing is learned, and a completion with its end.
 BATCH = [
     ("12+7=", "<think>2+7=9</think><answer>19</answer>"),
@@ -65,15 +93,18 @@ def tokenizer():
 
 
 def model(name):
-    config_class, model_class, own = FAMILIES[name]
     torch.manual_seed(17)
-    made = model_class(config_class(**SHAPE, **own)).float().eval()
+    if name == "gpt2":
+        made = GPT2LMHeadModel(GPT2Config(**GPT2_SHAPE)).float().eval()
+    else:
+        config_class, model_class, own = FAMILIES[name]
+        made = model_class(config_class(**SHAPE, **own)).float().eval()
     with torch.no_grad():
         # Larger than an initialisation and nowhere zero or one, so that every weight shows in the logits.
         for parameter in made.parameters():
             parameter.copy_(0.15 * torch.randn_like(parameter))
         for key, parameter in made.named_parameters():
-            if "norm" in key:
+            if "norm" in key or (".ln_" in key and key.endswith("weight")):
                 parameter.copy_(1.0 + 0.2 * torch.randn_like(parameter))
     return made
 
@@ -81,6 +112,21 @@ def model(name):
 def logprobs(logits, ids):
     """Of every token but the first, given those before it."""
     return torch.log_softmax(logits[:-1].double(), -1).gather(-1, ids[1:, None]).squeeze(-1)
+
+
+def gradients(made):
+    """By the name that Mashbill has for each."""
+    found = {}
+    for key, parameter in made.named_parameters():
+        name, kind = key.rsplit(".", 1)
+        layer = ""
+        if name.startswith("transformer.h."):
+            _, _, number, name = name.split(".", 3)
+            layer = f"model.layers.{number}."
+        own = GPT2_NAMES[name] if made.config.model_type == "gpt2" else [name]
+        for part, gradient in zip(own, parameter.grad.chunk(len(own), -1), strict=True):
+            found[f"{layer}{part}.{kind}"] = gradient
+    return found
 
 
 def reference(made, fast):
@@ -112,7 +158,7 @@ def reference(made, fast):
     # The mean over all trained tokens of the batch.
     loss = torch.cat(losses).mean()
     loss.backward()
-    squares = {key: parameter.grad.double().square().sum() for key, parameter in made.named_parameters()}
+    squares = {key: gradient.double().square().sum() for key, gradient in gradients(made).items()}
     sft = {
         "rows": rows,
         "trained_tokens": sum(len(part) for part in losses),
@@ -212,7 +258,7 @@ def templates(folder):
 
 def main():
     fast = tokenizer()
-    for name in FAMILIES:
+    for name in [*FAMILIES, "gpt2"]:
         folder = FIXTURES / name
         made = model(name)
         made.save_pretrained(folder)

@@ -59,7 +59,7 @@ impl Checkpoint {
         config.sort_keys();
         write_json(&folder.join("config.json"), config)?;
         write_json(&folder.join("generation_config.json"), ids)?;
-        weights::write(folder, &self.weights, dtype)?;
+        weights::write(folder, &self.config, &self.weights, dtype)?;
         self.tokenizer.save(folder)
     }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_survives_saving() {
-        for family in ["llama", "qwen2", "qwen3"] {
+        for family in ["llama", "qwen2", "qwen3", "gpt2"] {
             let bench = Bench::new();
             bench.file("c/.keep", "");
             let first = Checkpoint::open(&fixture(family)).unwrap();

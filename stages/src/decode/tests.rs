@@ -20,13 +20,13 @@ fn toy(family: Family) -> Decoder {
         intermediate_size: 48,
         num_hidden_layers: 2,
         num_attention_heads: 4,
-        num_key_value_heads: 2,
+        num_key_value_heads: if family == Family::Gpt2 { 4 } else { 2 },
         head_dim: 8,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         max_position_embeddings: 64,
         tie_word_embeddings: family == Family::Llama,
-        attention_bias: family == Family::Qwen2,
+        attention_bias: matches!(family, Family::Qwen2 | Family::Gpt2),
         qk_norm: family == Family::Qwen3,
     };
     // Larger than an initialisation, so that attention and positions matter to the result.

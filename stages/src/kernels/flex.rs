@@ -2,6 +2,7 @@
 //! threads by fixed chunks, so that a sum's order never depends on how many threads there are.
 
 mod attention;
+mod layer;
 mod matrix;
 mod vector;
 
@@ -36,6 +37,18 @@ pub trait Fused: burn::backend::Backend {
         gradient: FloatTensor<Self>,
         epsilon: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self>;
+    fn layer_norm_back(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn rotate(
         x: FloatTensor<Self>,
         rotary: Arc<Rotary>,
@@ -72,6 +85,8 @@ pub trait Fused: burn::backend::Backend {
         up: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gelu_back(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
     fn logprobs(logits: FloatTensor<Self>, targets: Arc<Vec<usize>>, temperature: f32) -> FloatTensor<Self>;
     fn logprobs_back(
         logits: FloatTensor<Self>,
@@ -225,6 +240,19 @@ impl Fused for Flex {
         (x_gradient, weight_gradient)
     }
 
+    fn layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, epsilon: f32) -> FlexTensor {
+        layer::norm(x, weight, bias, epsilon)
+    }
+
+    fn layer_norm_back(
+        x: FlexTensor,
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        epsilon: f32,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        layer::back(x, weight, gradient, epsilon)
+    }
+
     fn rotate(x: FlexTensor, rotary: Arc<Rotary>, positions: Arc<Vec<usize>>, backwards: bool) -> FlexTensor {
         let x = Dense::new(&x);
         let (width, head_dim) = (x.width(), rotary.head_dim);
@@ -332,6 +360,40 @@ impl Fused for Flex {
             );
         });
         (to_gate, to_up)
+    }
+
+    fn gelu(x: FlexTensor) -> FlexTensor {
+        let x = Dense::new(&x);
+        let mut output = empty(x.0.shape());
+        output.storage_mut::<f32>().par_chunks_mut(CHUNK).zip(x.slice().par_chunks(CHUNK)).for_each(|(output, x)| {
+            Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for (output, x) in output.iter_mut().zip(x) {
+                        *output = x * gelu_gate(*x).0;
+                    }
+                },
+            );
+        });
+        output
+    }
+
+    fn gelu_back(x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
+        let (x, gradient) = (Dense::new(&x), Dense::new(&gradient));
+        let mut output = empty(x.0.shape());
+        let inputs = x.slice().par_chunks(CHUNK).zip(gradient.slice().par_chunks(CHUNK));
+        output.storage_mut::<f32>().par_chunks_mut(CHUNK).zip(inputs).for_each(|(output, (x, gradient))| {
+            Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for ((output, x), gradient) in output.iter_mut().zip(x).zip(gradient) {
+                        let (gate, slope) = gelu_gate(*x);
+                        *output = gradient * (gate + x * slope);
+                    }
+                },
+            );
+        });
+        output
     }
 
     fn logprobs(logits: FlexTensor, targets: Arc<Vec<usize>>, temperature: f32) -> FlexTensor {
@@ -445,6 +507,15 @@ impl Fused for Flex {
         });
         (weight, first, second)
     }
+}
+
+/// What GELU multiplies `x` by, and its slope: `(1 + tanh u) / 2 = sigmoid(2 u)` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
+#[inline(always)]
+fn gelu_gate(x: f32) -> (f32, f32) {
+    const TWICE: f32 = 1.595_769_2; // 2 * sqrt(2 / pi)
+    const CUBE: f32 = 0.044_715;
+    let gate = sigmoid(TWICE * x * (1.0 + CUBE * x * x));
+    (gate, gate * (1.0 - gate) * TWICE * (1.0 + 3.0 * CUBE * x * x))
 }
 
 #[inline(always)]

@@ -91,6 +91,23 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         )
     }
 
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        differentiable!(
+            LayerNorm<3>(x, weight, bias),
+            keep state: (FloatTensor<B>, FloatTensor<B>, f32) = (x.clone(), weight.clone(), epsilon),
+            forward <B as Fused>::layer_norm(x, weight, bias, epsilon),
+            back |gradient| {
+                let (x, weight, epsilon) = state;
+                B::layer_norm_back(x, weight, gradient, epsilon).into()
+            }
+        )
+    }
+
     fn rotate(
         x: FloatTensor<Self>,
         rotary: Arc<Rotary>,
@@ -139,6 +156,15 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         )
     }
 
+    fn gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        differentiable!(
+            Gelu<1>(x),
+            keep state: FloatTensor<B> = x.clone(),
+            forward <B as Fused>::gelu(x),
+            back |gradient| [B::gelu_back(state, gradient)]
+        )
+    }
+
     fn logprobs(logits: FloatTensor<Self>, targets: Arc<Vec<usize>>, temperature: f32) -> FloatTensor<Self> {
         differentiable!(
             Logprobs<1>(logits),
@@ -172,6 +198,15 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         unreachable!("{NO_SECOND_ORDER}")
     }
 
+    fn layer_norm_back(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{NO_SECOND_ORDER}")
+    }
+
     fn attention_back(
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
@@ -200,6 +235,10 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{NO_SECOND_ORDER}")
+    }
+
+    fn gelu_back(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         unreachable!("{NO_SECOND_ORDER}")
     }
 

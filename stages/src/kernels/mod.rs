@@ -120,6 +120,16 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<2>, epsilon: f32) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as flex::Fused>::rms_norm(x.into_dispatch(), weight.into_dispatch(), epsilon))
 }
 
+/// Layer norm over all channels (Ba et al., arXiv 1607.06450): `x` `[tokens, width]`, `weight` and `bias` `[1, width]`.
+#[must_use]
+pub fn layer_norm(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, epsilon: f32) -> Tensor<2> {
+    if !is_flex(&x.device()) {
+        return plain::layer_norm(x, weight, bias, epsilon);
+    }
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::layer_norm(x, weight, bias, epsilon))
+}
+
 /// Turns every head of `x` `[tokens, heads * head_dim]` by its token's position (`positions` `[tokens]`).
 #[must_use]
 pub fn rotate(x: Tensor<2>, rotary: &Arc<Rotary>, positions: &Arc<Vec<usize>>) -> Tensor<2> {
@@ -193,6 +203,15 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
         return plain::swiglu(gate, up);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// The Gaussian error linear unit by its hyperbolic tangent (Hendrycks & Gimpel, arXiv 1606.08415), as GPT-2 has it.
+#[must_use]
+pub fn gelu(x: Tensor<2>) -> Tensor<2> {
+    if !is_flex(&x.device()) {
+        return plain::gelu(x);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::gelu(x.into_dispatch()))
 }
 
 /// Log-probability of `targets[i]` under `softmax(logits[i] / temperature)`: `[rows, vocab]` to `[rows]`.

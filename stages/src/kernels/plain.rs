@@ -34,6 +34,12 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<2>, epsilon: f32) -> Tensor<2> {
     (x / (mean_square + epsilon).sqrt() * weight).reshape([tokens, width])
 }
 
+pub fn layer_norm(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, epsilon: f32) -> Tensor<2> {
+    let centred = x.clone() - x.mean_dim(1);
+    let variance = centred.clone().powi_scalar(2).mean_dim(1);
+    centred / (variance + epsilon).sqrt() * weight + bias
+}
+
 pub fn rotate(x: Tensor<2>, rotary: &Rotary, positions: &[usize]) -> Tensor<2> {
     let [tokens, width] = x.dims();
     let (half, heads) = (rotary.head_dim / 2, width / rotary.head_dim);
@@ -132,6 +138,11 @@ pub fn attention_cached(
 
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     activation::silu(gate) * up
+}
+
+pub fn gelu(x: Tensor<2>) -> Tensor<2> {
+    let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * std::f32::consts::FRAC_2_PI.sqrt();
+    x * (inner.tanh() + 1.0) * 0.5
 }
 
 pub fn logprobs(logits: Tensor<2>, targets: &[usize], temperature: f32) -> Tensor<1> {

@@ -89,6 +89,29 @@ fn rms_norm_equals_its_plain_form() {
 }
 
 #[test]
+fn layer_norm_equals_its_plain_form() {
+    // The rows lie off zero, as those of a residual stream do.
+    let inputs = [normal(1, [300, 48]) + 0.5, normal(2, [1, 48]), normal(3, [1, 48])];
+    assert_equal("layer_norm", &inputs, &|x| layer_norm(x[0].clone(), x[1].clone(), x[2].clone(), 1e-5), &|x| {
+        plain::layer_norm(x[0].clone(), x[1].clone(), x[2].clone(), 1e-5)
+    });
+}
+
+#[test]
+fn layer_norm_of_two_channels_is_what_paper_and_pencil_give() {
+    // Mean 4, deviation 3: the normed row is (-1, 1).
+    let row = |values: [f32; 2]| Tensor::from_data([values], &Device::flex());
+    let output = layer_norm(row([1.0, 7.0]), row([2.0, 3.0]), row([0.5, -1.0]), 0.0);
+    assert_close(&values(output), &[-1.5, 2.0], "layer_norm");
+}
+
+#[test]
+fn gelu_equals_its_plain_form() {
+    let inputs = [normal(1, [40, 600]) * 2.0];
+    assert_equal("gelu", &inputs, &|x| gelu(x[0].clone()), &|x| plain::gelu(x[0].clone()));
+}
+
+#[test]
 fn rotate_equals_its_plain_form() {
     let rotary = Rotary::new(8, 10_000.0, 32);
     let positions = Arc::new((0..150).map(|i| i * 7 % 32).collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// A family of decoder-only transformers: `RMSNorm`, half-split `RoPE`, grouped queries, `SwiGLU`.
+/// A family of decoder-only transformers; all but GPT-2 have `RMSNorm`, half-split `RoPE`, grouped queries and `SwiGLU`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -17,10 +17,12 @@ pub enum Family {
     Qwen2,
     /// As Llama, with an `RMSNorm` on each head's query and key.
     Qwen3,
+    /// Layer norm, learned positions, GELU, and biases on all projections.
+    Gpt2,
 }
 
 impl Family {
-    pub const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
+    pub const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gpt2];
 
     /// `model_type` in `config.json`.
     #[must_use]
@@ -29,6 +31,7 @@ impl Family {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::Gpt2 => "gpt2",
         }
     }
 
@@ -37,11 +40,12 @@ impl Family {
             Self::Llama => "LlamaForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
             Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Gpt2 => "GPT2LMHeadModel",
         }
     }
 }
 
-/// All that decides which weights a model has and how they compute. Names are those of `config.json`.
+/// All that decides which weights a model has and how they compute. Names are those of Llama's `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub family: Family,
@@ -52,7 +56,9 @@ pub struct Config {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
+    /// Of GPT-2's layer norms too.
     pub rms_norm_eps: f32,
+    /// GPT-2 has none and does not look at it.
     pub rope_theta: f32,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
@@ -88,6 +94,9 @@ impl Config {
         let map: Map<String, Value> = serde_json::from_str(text).context("not a JSON object")?;
         let keys = Keys(&map);
         let family = family(&keys)?;
+        if family == Family::Gpt2 {
+            return gpt2(&keys);
+        }
         refuse_unsupported(&keys)?;
 
         let hidden_size = keys.count("hidden_size")?;
@@ -95,7 +104,7 @@ impl Config {
         let default_head_dim = match family {
             // transformers fixes it for Qwen3, whose heads may be wider than the hidden size.
             Family::Qwen3 => 128,
-            Family::Llama | Family::Qwen2 => hidden_size / num_attention_heads,
+            Family::Llama | Family::Qwen2 | Family::Gpt2 => hidden_size / num_attention_heads,
         };
         let config = Self {
             family,
@@ -123,6 +132,24 @@ impl Config {
         let mut map = Map::new();
         let mut set = |key: &str, value: Value| map.insert(key.into(), value);
         set("architectures", json!([self.family.architecture()]));
+        set("initializer_range", json!(0.02));
+        set("model_type", json!(self.family.model_type()));
+        set("tie_word_embeddings", json!(self.tie_word_embeddings));
+        set("use_cache", json!(true));
+        set("vocab_size", json!(self.vocab_size));
+        if self.family == Family::Gpt2 {
+            set("activation_function", json!("gelu_new"));
+            for dropout in ["attn_pdrop", "embd_pdrop", "resid_pdrop"] {
+                set(dropout, json!(0.0));
+            }
+            set("layer_norm_epsilon", decimal(self.rms_norm_eps));
+            set("n_embd", json!(self.hidden_size));
+            set("n_head", json!(self.num_attention_heads));
+            set("n_inner", json!(self.intermediate_size));
+            set("n_layer", json!(self.num_hidden_layers));
+            set("n_positions", json!(self.max_position_embeddings));
+            return map;
+        }
         if self.family != Family::Qwen2 {
             // Qwen2 has its biases always, and no key for them.
             set("attention_bias", json!(false));
@@ -131,22 +158,17 @@ impl Config {
         set("head_dim", json!(self.head_dim));
         set("hidden_act", json!("silu"));
         set("hidden_size", json!(self.hidden_size));
-        set("initializer_range", json!(0.02));
         set("intermediate_size", json!(self.intermediate_size));
         set("max_position_embeddings", json!(self.max_position_embeddings));
         if self.family == Family::Llama {
             set("mlp_bias", json!(false));
         }
-        set("model_type", json!(self.family.model_type()));
         set("num_attention_heads", json!(self.num_attention_heads));
         set("num_hidden_layers", json!(self.num_hidden_layers));
         set("num_key_value_heads", json!(self.num_key_value_heads));
         set("rms_norm_eps", decimal(self.rms_norm_eps));
         set("rope_scaling", Value::Null);
         set("rope_theta", decimal(self.rope_theta));
-        set("tie_word_embeddings", json!(self.tie_word_embeddings));
-        set("use_cache", json!(true));
-        set("vocab_size", json!(self.vocab_size));
         map
     }
 
@@ -162,7 +184,7 @@ impl Config {
             self.num_key_value_heads
         );
         ensure!(
-            self.head_dim > 0 && self.head_dim.is_multiple_of(2),
+            self.family == Family::Gpt2 || (self.head_dim > 0 && self.head_dim.is_multiple_of(2)),
             "`head_dim` is {}: rotary positions turn halves of a head, so it must be even",
             self.head_dim
         );
@@ -180,6 +202,37 @@ fn family(keys: &Keys) -> Result<Family> {
         .into_iter()
         .find(named)
         .with_context(|| format!("`model_type` is {value}, which is not supported; supported: {}", known()))
+}
+
+/// GPT-2's keys; absent ones mean what transformers takes them for.
+fn gpt2(keys: &Keys) -> Result<Config> {
+    match keys.get("activation_function").and_then(Value::as_str) {
+        None | Some("gelu_new") => {}
+        Some(other) => bail!("`activation_function` is `{other}`, which is not supported; supported: `gelu_new`"),
+    }
+    for key in ["scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"] {
+        ensure!(!keys.flag(key)?, "`{key}` is true, which is not supported; supported: false");
+    }
+    let is_set = |key: &str| if keys.get(key).is_some() { keys.flag(key) } else { Ok(true) };
+    ensure!(is_set("scale_attn_weights")?, "`scale_attn_weights` is false, which is not supported; supported: true");
+    let (hidden_size, heads) = (keys.count("n_embd")?, keys.count("n_head")?);
+    ensure!(hidden_size.is_multiple_of(heads), "`n_embd` ({hidden_size}) must be a multiple of `n_head` ({heads})");
+    Ok(Config {
+        family: Family::Gpt2,
+        vocab_size: keys.count("vocab_size")?,
+        hidden_size,
+        intermediate_size: keys.count_or("n_inner", 4 * hidden_size)?,
+        num_hidden_layers: keys.count("n_layer")?,
+        num_attention_heads: heads,
+        num_key_value_heads: heads,
+        head_dim: hidden_size / heads,
+        rms_norm_eps: keys.number_or("layer_norm_epsilon", 1e-5)?,
+        rope_theta: 10_000.0,
+        max_position_embeddings: keys.count_or("n_positions", 1024)?,
+        tie_word_embeddings: is_set("tie_word_embeddings")?,
+        attention_bias: true,
+        qk_norm: false,
+    })
 }
 
 /// Refuses every key whose value would change what the model computes in a way the decoder does not follow.
@@ -312,6 +365,14 @@ mod tests {
         assert_eq!(read("qwen2"), qwen2);
         let llama = Config { family: Family::Llama, head_dim: 8, rope_theta: 1e4, qk_norm: false, ..qwen3 };
         assert_eq!(read("llama"), llama);
+        let gpt2 = Config {
+            family: Family::Gpt2,
+            intermediate_size: 48,
+            num_key_value_heads: 4,
+            attention_bias: true,
+            ..llama
+        };
+        assert_eq!(read("gpt2"), gpt2);
     }
 
     #[test]
@@ -324,11 +385,14 @@ mod tests {
     #[test]
     fn a_written_config_reads_back_the_same() {
         for family in Family::ALL {
-            let shape = crate::nn::shape::Shape { family, rope_theta: 500_000.0, ..Default::default() };
+            let rope_theta = if family == Family::Gpt2 { 10_000.0 } else { 500_000.0 };
+            let shape = crate::nn::shape::Shape { family, rope_theta, ..Default::default() };
             let config = shape.config(71).unwrap();
             let text = Value::Object(config.to_hf()).to_string();
             assert_eq!(Config::from_hf(&text).unwrap(), config, "{text}");
-            assert!(text.contains("\"rms_norm_eps\":0.00001") || text.contains("\"rms_norm_eps\":1e-5"), "{text}");
+            let epsilon = if family == Family::Gpt2 { "layer_norm_epsilon" } else { "rms_norm_eps" };
+            let written = ["0.00001", "1e-5"].map(|value| format!("\"{epsilon}\":{value}"));
+            assert!(written.iter().any(|written| text.contains(written)), "{text}");
         }
     }
 
@@ -336,9 +400,12 @@ mod tests {
     fn what_the_decoder_does_not_compute_is_refused_by_the_deciding_key() {
         assert_eq!(
             refusal("model_type", json!("gemma2")),
-            "`model_type` is \"gemma2\", which is not supported; supported: `llama`, `qwen2`, `qwen3`"
+            "`model_type` is \"gemma2\", which is not supported; supported: `llama`, `qwen2`, `qwen3`, `gpt2`"
         );
-        assert_eq!(refusal("model_type", Value::Null), "no `model_type`; it must be one of `llama`, `qwen2`, `qwen3`");
+        assert_eq!(
+            refusal("model_type", Value::Null),
+            "no `model_type`; it must be one of `llama`, `qwen2`, `qwen3`, `gpt2`"
+        );
         assert_eq!(
             refusal("rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 })),
             "`rope_scaling.rope_type` is `llama3`, which is not supported; supported: `default`"
@@ -364,6 +431,37 @@ mod tests {
             refusal("layer_types", json!(["full_attention", "sliding_attention"])),
             "`layer_types` holds \"sliding_attention\", which is not supported; supported: \"full_attention\""
         );
+    }
+
+    #[test]
+    fn what_the_decoder_does_not_compute_of_gpt2_is_refused_by_the_deciding_key() {
+        let refusal = |key: &str, value: Value| {
+            let mut config = json!({ "model_type": "gpt2", "vocab_size": 8, "n_embd": 4, "n_layer": 1, "n_head": 2 });
+            config[key] = value;
+            format!("{:#}", Config::from_hf(&config.to_string()).unwrap_err())
+        };
+        assert_eq!(
+            refusal("activation_function", json!("relu")),
+            "`activation_function` is `relu`, which is not supported; supported: `gelu_new`"
+        );
+        for key in ["scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"] {
+            let expected = format!("`{key}` is true, which is not supported; supported: false");
+            assert_eq!(refusal(key, json!(true)), expected);
+        }
+        assert_eq!(
+            refusal("scale_attn_weights", json!(false)),
+            "`scale_attn_weights` is false, which is not supported; supported: true"
+        );
+        assert_eq!(refusal("n_head", json!(3)), "`n_embd` (4) must be a multiple of `n_head` (3)");
+        assert_eq!(refusal("n_layer", Value::Null), "no `n_layer`");
+    }
+
+    #[test]
+    fn the_keys_that_the_published_gpt2_leaves_out_mean_what_transformers_takes_them_for() {
+        let published = json!({ "model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12,
+                                "n_ctx": 1024, "n_positions": 1024, "activation_function": "gelu_new" });
+        let config = Config::from_hf(&published.to_string()).unwrap();
+        assert_eq!((config.intermediate_size, config.context(), config.tie_word_embeddings), (3072, 1024, true));
     }
 
     #[test]

@@ -7,28 +7,38 @@ use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{
-    config::Config,
+    config::{Config, Family},
     weights::{Weight, Weights},
 };
 use crate::kernels::{self, KeyValue, Rotary, Sequences};
 
-/// A Llama, Qwen2 or Qwen3 model on one device.
+/// A Llama, Qwen2, Qwen3 or GPT-2 model on one device.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     pub config: Config,
-    rotary: Arc<Rotary>,
     embed_tokens: Tensor<2>,
+    positions: Positions,
     layers: Vec<Layer>,
-    norm: Tensor<2>,
+    norm: Norm,
     /// `None` where the head is tied to the embedding.
     lm_head: Option<Tensor<2>>,
 }
 
+/// How a token learns its place.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a model has one")]
+enum Positions {
+    /// Queries and keys are turned by it, in every layer.
+    Rotary(Arc<Rotary>),
+    /// GPT-2's embedding, added to that of the token: `[context, hidden]`.
+    Learned(Tensor<2>),
+}
+
 #[derive(Debug, Clone)]
 struct Layer {
-    input_layernorm: Tensor<2>,
+    input_layernorm: Norm,
     self_attn: Attention,
-    post_attention_layernorm: Tensor<2>,
+    post_attention_layernorm: Norm,
     mlp: Mlp,
 }
 
@@ -45,9 +55,43 @@ struct Attention {
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_field_names, reason = "the names of the Hugging Face weights")]
 struct Mlp {
-    gate_proj: Projection,
+    /// `None` where the activation has no gate.
+    gate_proj: Option<Projection>,
     up_proj: Projection,
     down_proj: Projection,
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let inner = match &self.gate_proj {
+            Some(gate) => kernels::swiglu(gate.forward(x.clone()), self.up_proj.forward(x)),
+            None => kernels::gelu(self.up_proj.forward(x)),
+        };
+        self.down_proj.forward(inner)
+    }
+}
+
+/// `weight` and `bias` `[1, hidden]`: a layer norm with the bias, a root-mean-square norm without.
+#[derive(Debug, Clone)]
+struct Norm {
+    weight: Tensor<2>,
+    bias: Option<Tensor<2>>,
+}
+
+impl Norm {
+    fn forward(&self, x: Tensor<2>, epsilon: f32) -> Tensor<2> {
+        match &self.bias {
+            Some(bias) => kernels::layer_norm(x, self.weight.clone(), bias.clone(), epsilon),
+            None => kernels::rms_norm(x, self.weight.clone(), epsilon),
+        }
+    }
+
+    fn each(&mut self, name: &str, visit: &mut dyn FnMut(&str, &mut Tensor<2>)) {
+        visit(&format!("{name}.weight"), &mut self.weight);
+        if let Some(bias) = &mut self.bias {
+            visit(&format!("{name}.bias"), bias);
+        }
+    }
 }
 
 /// `weight` `[out, in]`, `bias` `[1, out]`.
@@ -103,41 +147,50 @@ impl Decoder {
             let bias = if biased { Some(take(format!("{name}.bias"))?) } else { None };
             Ok(Projection { weight: take(format!("{name}.weight"))?, bias })
         };
+        let is_gpt2 = config.family == Family::Gpt2;
+        let norm = |name: String| -> Result<Norm> {
+            let bias = if is_gpt2 { Some(take(format!("{name}.bias"))?) } else { None };
+            Ok(Norm { weight: take(format!("{name}.weight"))?, bias })
+        };
         let layer = |i: usize| -> Result<Layer> {
             let of = |name: &str| format!("model.layers.{i}.{name}");
             let biased = config.attention_bias;
             let head_norm = |name: &str| if config.qk_norm { take(of(name)).map(Some) } else { Ok(None) };
             Ok(Layer {
-                input_layernorm: take(of("input_layernorm.weight"))?,
+                input_layernorm: norm(of("input_layernorm"))?,
                 self_attn: Attention {
                     q_proj: projection(of("self_attn.q_proj"), biased)?,
                     k_proj: projection(of("self_attn.k_proj"), biased)?,
                     v_proj: projection(of("self_attn.v_proj"), biased)?,
-                    o_proj: projection(of("self_attn.o_proj"), false)?,
+                    o_proj: projection(of("self_attn.o_proj"), is_gpt2)?,
                     q_norm: head_norm("self_attn.q_norm.weight")?,
                     k_norm: head_norm("self_attn.k_norm.weight")?,
                 },
-                post_attention_layernorm: take(of("post_attention_layernorm.weight"))?,
+                post_attention_layernorm: norm(of("post_attention_layernorm"))?,
                 mlp: Mlp {
-                    gate_proj: projection(of("mlp.gate_proj"), false)?,
-                    up_proj: projection(of("mlp.up_proj"), false)?,
-                    down_proj: projection(of("mlp.down_proj"), false)?,
+                    gate_proj: if is_gpt2 { None } else { Some(projection(of("mlp.gate_proj"), false)?) },
+                    up_proj: projection(of("mlp.up_proj"), is_gpt2)?,
+                    down_proj: projection(of("mlp.down_proj"), is_gpt2)?,
                 },
             })
         };
         Ok(Self {
             config: config.clone(),
-            rotary: Rotary::new(config.head_dim, config.rope_theta, config.context()),
             embed_tokens: take("model.embed_tokens.weight".into())?,
+            positions: if is_gpt2 {
+                Positions::Learned(take("model.embed_positions.weight".into())?)
+            } else {
+                Positions::Rotary(Rotary::new(config.head_dim, config.rope_theta, config.context()))
+            },
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
-            norm: take("model.norm.weight".into())?,
+            norm: norm("model.norm".into())?,
             lm_head: if config.tie_word_embeddings { None } else { Some(take("lm_head.weight".into())?) },
         })
     }
 
     #[must_use]
     pub fn device(&self) -> Device {
-        self.norm.device()
+        self.embed_tokens.device()
     }
 
     /// The last hidden states, normed: `tokens` `[tokens]` to `[tokens, hidden]`.
@@ -149,21 +202,22 @@ impl Decoder {
         });
         let ids = Arc::new(tokens.iter().map(|id| *id as usize).collect());
         let mut x = kernels::rows(self.embed_tokens.clone(), &ids);
+        if let Positions::Learned(embedding) = &self.positions {
+            x = x + kernels::rows(embedding.clone(), &positions);
+        }
         let epsilon = self.config.rms_norm_eps;
         for (i, layer) in self.layers.iter().enumerate() {
-            let normed = kernels::rms_norm(x.clone(), layer.input_layernorm.clone(), epsilon);
+            let normed = layer.input_layernorm.forward(x.clone(), epsilon);
             x = x + self.attend(i, &layer.self_attn, normed, &positions, &mut attend);
-            let normed = kernels::rms_norm(x.clone(), layer.post_attention_layernorm.clone(), epsilon);
-            let mlp = &layer.mlp;
-            let gated = kernels::swiglu(mlp.gate_proj.forward(normed.clone()), mlp.up_proj.forward(normed));
-            x = x + mlp.down_proj.forward(gated);
+            let normed = layer.post_attention_layernorm.forward(x.clone(), epsilon);
+            x = x + layer.mlp.forward(normed);
         }
         if let Attend::Cached(cache) = attend {
             for length in &mut cache.lengths {
                 *length += 1;
             }
         }
-        kernels::rms_norm(x, self.norm.clone(), epsilon)
+        self.norm.forward(x, epsilon)
     }
 
     /// `hidden` `[rows, hidden]` to `[rows, vocab]`.
@@ -186,7 +240,10 @@ impl Decoder {
                 Some(weight) => kernels::rms_norm(projected, weight.clone(), epsilon),
                 None => projected,
             };
-            kernels::rotate(normed, &self.rotary, positions)
+            match &self.positions {
+                Positions::Rotary(rotary) => kernels::rotate(normed, rotary, positions),
+                Positions::Learned(_) => normed,
+            }
         };
         let queries = place(attention.q_proj.forward(x.clone()), &attention.q_norm);
         let keys = place(attention.k_proj.forward(x.clone()), &attention.k_norm);
@@ -206,9 +263,12 @@ impl Decoder {
     /// Calls `visit` with every weight and its Hugging Face name, always in the same order.
     pub fn each(&mut self, visit: &mut dyn FnMut(&str, &mut Tensor<2>)) {
         visit("model.embed_tokens.weight", &mut self.embed_tokens);
+        if let Positions::Learned(embedding) = &mut self.positions {
+            visit("model.embed_positions.weight", embedding);
+        }
         for (i, layer) in self.layers.iter_mut().enumerate() {
             let mut named = |name: &str, tensor: &mut Tensor<2>| visit(&format!("model.layers.{i}.{name}"), tensor);
-            named("input_layernorm.weight", &mut layer.input_layernorm);
+            layer.input_layernorm.each("input_layernorm", &mut named);
             let attention = &mut layer.self_attn;
             let mut projection = |name: &str, projection: &mut Projection| {
                 named(&format!("{name}.weight"), &mut projection.weight);
@@ -220,7 +280,9 @@ impl Decoder {
             projection("self_attn.k_proj", &mut attention.k_proj);
             projection("self_attn.v_proj", &mut attention.v_proj);
             projection("self_attn.o_proj", &mut attention.o_proj);
-            projection("mlp.gate_proj", &mut layer.mlp.gate_proj);
+            if let Some(gate) = &mut layer.mlp.gate_proj {
+                projection("mlp.gate_proj", gate);
+            }
             projection("mlp.up_proj", &mut layer.mlp.up_proj);
             projection("mlp.down_proj", &mut layer.mlp.down_proj);
             if let Some(norm) = &mut attention.q_norm {
@@ -229,9 +291,9 @@ impl Decoder {
             if let Some(norm) = &mut attention.k_norm {
                 named("self_attn.k_norm.weight", norm);
             }
-            named("post_attention_layernorm.weight", &mut layer.post_attention_layernorm);
+            layer.post_attention_layernorm.each("post_attention_layernorm", &mut named);
         }
-        visit("model.norm.weight", &mut self.norm);
+        self.norm.each("model.norm", visit);
         if let Some(lm_head) = &mut self.lm_head {
             visit("lm_head.weight", lm_head);
         }

@@ -5,5 +5,6 @@ pub mod config;
 pub mod decoder;
 #[cfg(test)]
 mod golden;
+pub mod gpt2;
 pub mod shape;
 pub mod weights;

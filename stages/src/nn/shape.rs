@@ -11,7 +11,8 @@ use crate::nn::config::{Config, Family};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shape {
-    /// Whose architecture: `llama`, `qwen2` (biases on query, key and value) or `qwen3` (norms on query and key).
+    /// Whose architecture: `llama`, `qwen2` (biases on query, key and value), `qwen3` (norms on query and key) or
+    /// `gpt2` (layer norm, learned positions, GELU, biases).
     pub family: Family,
     /// Transformer layers.
     #[schemars(range(min = 1, max = 1000))]
@@ -25,7 +26,8 @@ pub struct Shape {
     /// Heads of keys and values, a divisor of `heads`; absent: as many as `heads`.
     #[schemars(range(min = 1, max = 10_000))]
     pub kv_heads: Option<usize>,
-    /// Width inside the feed-forward layer; absent: 8/3 of `hidden`, rounded up to a multiple of 32.
+    /// Width inside the feed-forward layer; absent: 8/3 of `hidden`, rounded up to a multiple of 32; for `gpt2` 4 times
+    /// `hidden`.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub ffn: Option<usize>,
     /// The most tokens that the model will see at once.
@@ -33,7 +35,7 @@ pub struct Shape {
     pub context: usize,
     /// Do the input and output embeddings share their weights?
     pub tied: bool,
-    /// Base of the rotary positions' wavelengths.
+    /// Base of the rotary positions' wavelengths; `gpt2` has none.
     #[schemars(range(min = 1.0, max = 1e12))]
     pub rope_theta: f32,
     /// Standard deviation of the first weights. Narrow models trained for minutes learn faster from 0.06.
@@ -62,7 +64,10 @@ impl Shape {
     /// Puts the values that follow from others in their place.
     pub fn resolve(&mut self) {
         self.kv_heads.get_or_insert(self.heads);
-        self.ffn.get_or_insert((8 * self.hidden).div_ceil(3).next_multiple_of(32));
+        self.ffn.get_or_insert(match self.family {
+            Family::Gpt2 => 4 * self.hidden,
+            Family::Llama | Family::Qwen2 | Family::Qwen3 => (8 * self.hidden).div_ceil(3).next_multiple_of(32),
+        });
     }
 
     /// Sizes that cannot go together: the parameter at fault and why.
@@ -71,6 +76,22 @@ impl Shape {
         let mut found = Vec::new();
         let kv_heads = self.kv_heads.unwrap_or(self.heads);
         if self.heads == 0 || kv_heads == 0 {
+            return found;
+        }
+        if self.family == Family::Gpt2 {
+            if !self.hidden.is_multiple_of(self.heads) {
+                found.push((
+                    "hidden",
+                    format!("`hidden` ({}) must be a multiple of `heads` ({})", self.hidden, self.heads),
+                ));
+            }
+            if kv_heads != self.heads {
+                let rule = "every head of `gpt2` has its own key and value";
+                found.push(("kv_heads", format!("`kv_heads` ({kv_heads}) must be `heads` ({}): {rule}", self.heads)));
+            }
+            if self.rope_theta.to_bits() != Self::default().rope_theta.to_bits() {
+                found.push(("rope_theta", "`gpt2` has no rotary positions: leave `rope_theta` out".to_owned()));
+            }
             return found;
         }
         if !self.hidden.is_multiple_of(2 * self.heads) {
@@ -106,7 +127,7 @@ impl Shape {
             rope_theta: shape.rope_theta,
             max_position_embeddings: shape.context,
             tie_word_embeddings: shape.tied,
-            attention_bias: shape.family == Family::Qwen2,
+            attention_bias: matches!(shape.family, Family::Qwen2 | Family::Gpt2),
             qk_norm: shape.family == Family::Qwen3,
         })
     }

@@ -17,7 +17,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{nn::config::Config, random::Stream};
+use crate::{
+    nn::{
+        config::{Config, Family},
+        gpt2,
+    },
+    random::Stream,
+};
 
 /// One tensor, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,13 +65,20 @@ const INDEX: &str = "model.safetensors.index.json";
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// The names and shapes that a model of this config has; `lm_head.weight` only if it is untied.
+/// The names and shapes that a decoder of this config has; `lm_head.weight` only if it is untied.
+///
+/// Those of the files too, but for GPT-2: its names here are Llama's, with biases and a position embedding.
 #[must_use]
 pub fn expected(config: &Config) -> Vec<(String, Vec<usize>)> {
     let hidden = config.hidden_size;
     let queries = config.num_attention_heads * config.head_dim;
     let keys = config.num_key_value_heads * config.head_dim;
+    let is_gpt2 = config.family == Family::Gpt2;
     let mut all = vec![(EMBEDDING.to_owned(), vec![config.vocab_size, hidden])];
+    if is_gpt2 {
+        all.push(("model.embed_positions.weight".to_owned(), vec![config.max_position_embeddings, hidden]));
+        all.push(("model.norm.bias".to_owned(), vec![hidden]));
+    }
     for layer in 0..config.num_hidden_layers {
         let mut add = |name: &str, shape: &[usize]| all.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
         add("input_layernorm.weight", &[hidden]);
@@ -83,7 +96,15 @@ pub fn expected(config: &Config) -> Vec<(String, Vec<usize>)> {
             add("self_attn.k_norm.weight", &[config.head_dim]);
         }
         add("post_attention_layernorm.weight", &[hidden]);
-        add("mlp.gate_proj.weight", &[config.intermediate_size, hidden]);
+        if is_gpt2 {
+            add("input_layernorm.bias", &[hidden]);
+            add("self_attn.o_proj.bias", &[hidden]);
+            add("post_attention_layernorm.bias", &[hidden]);
+            add("mlp.up_proj.bias", &[config.intermediate_size]);
+            add("mlp.down_proj.bias", &[hidden]);
+        } else {
+            add("mlp.gate_proj.weight", &[config.intermediate_size, hidden]);
+        }
         add("mlp.up_proj.weight", &[config.intermediate_size, hidden]);
         add("mlp.down_proj.weight", &[hidden, config.intermediate_size]);
     }
@@ -105,7 +126,7 @@ pub fn init(config: &Config, seed: u64, deviation: f32) -> Weights {
         let count = shape.iter().product();
         let values = if name.ends_with("norm.weight") {
             vec![1.0; count]
-        } else if name.ends_with("_proj.bias") {
+        } else if name.rsplit('.').next() == Some("bias") {
             vec![0.0; count]
         } else {
             let into_residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
@@ -129,17 +150,27 @@ fn name_key(name: &str) -> u64 {
 /// # Errors
 /// When a file is missing or cut short, or a tensor is missing, unknown, of another shape or type, or not finite.
 pub fn read(folder: &Path, config: &Config) -> Result<Weights> {
-    let mut wanted: BTreeMap<String, Vec<usize>> = expected(config).into_iter().collect();
+    let is_gpt2 = config.family == Family::Gpt2;
+    let stored = if is_gpt2 { gpt2::stored(config) } else { expected(config) };
+    let embedding = if is_gpt2 { "transformer.wte.weight" } else { EMBEDDING };
+    let mut wanted: BTreeMap<String, Vec<usize>> = stored.into_iter().collect();
     let mut weights = Weights::new();
     let mut head = None;
     for path in files(folder)? {
         let map = map(&path)?;
         let tensors = SafeTensors::deserialize(&map).map_err(|error| broken(&path, &map, &error))?;
         for (name, tensor) in tensors.iter() {
-            if name.ends_with("rotary_emb.inv_freq") {
-                // A buffer that old versions of transformers saved; it follows from the config.
+            if [".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"].iter().any(|buffer| name.ends_with(buffer)) {
+                // Buffers that old versions of transformers saved; they follow from the config.
                 continue;
             }
+            let prefixed;
+            let name = if is_gpt2 && name != HEAD && !name.starts_with(gpt2::PREFIX) {
+                prefixed = format!("{}{name}", gpt2::PREFIX);
+                &prefixed
+            } else {
+                name
+            };
             if name == HEAD && config.tie_word_embeddings {
                 head = Some((path.clone(), values(&tensor, name, &path)?));
                 continue;
@@ -166,19 +197,26 @@ pub fn read(folder: &Path, config: &Config) -> Result<Weights> {
     }
     if let Some((path, head)) = head {
         ensure!(
-            weights[EMBEDDING].values == head,
-            "{}: tensor `{HEAD}` differs from `{EMBEDDING}`, but `tie_word_embeddings` is true",
+            weights[embedding].values == head,
+            "{}: tensor `{HEAD}` differs from `{embedding}`, but `tie_word_embeddings` is true",
             path.display()
         );
     }
-    Ok(weights)
+    Ok(if is_gpt2 { gpt2::split(config, weights) } else { weights })
 }
 
 /// Writes `model.safetensors`, the same bytes for the same weights.
 ///
 /// # Errors
 /// When the file cannot be written, or a value does not fit into `dtype`.
-pub fn write(folder: &Path, weights: &Weights, dtype: Dtype) -> Result<()> {
+pub fn write(folder: &Path, config: &Config, weights: &Weights, dtype: Dtype) -> Result<()> {
+    let joined;
+    let weights = if config.family == Family::Gpt2 {
+        joined = gpt2::join(config, weights)?;
+        &joined
+    } else {
+        weights
+    };
     if dtype == Dtype::F16 {
         for (name, weight) in weights {
             let overflow = weight.values.iter().find(|value| f16::from_f32(**value).is_infinite());
@@ -319,7 +357,7 @@ mod tests {
         let mut weights = init(&tiny(), 1, 0.02);
         spoil(&mut weights);
         bench.file("m/.keep", "");
-        write(&bench.path("m"), &weights, Dtype::F32).unwrap();
+        write(&bench.path("m"), &tiny(), &weights, Dtype::F32).unwrap();
         let message = read(&bench.path("m"), &tiny()).err().map(|error| bench.message(&error)).unwrap_or_default();
         (bench, message)
     }
@@ -333,8 +371,9 @@ mod tests {
             let tensors = SafeTensors::deserialize(&bytes).unwrap();
             let written: BTreeMap<String, Vec<usize>> =
                 tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor.shape().to_vec())).collect();
-            assert_eq!(expected(&config).into_iter().collect::<BTreeMap<_, _>>(), written, "{family:?}");
-            assert_eq!(read(&folder, &config).unwrap().len(), written.len());
+            let stored = if family == Family::Gpt2 { gpt2::stored(&config) } else { expected(&config) };
+            assert_eq!(stored.into_iter().collect::<BTreeMap<_, _>>(), written, "{family:?}");
+            assert_eq!(read(&folder, &config).unwrap().len(), expected(&config).len());
         }
     }
 
@@ -344,7 +383,7 @@ mod tests {
         assert_eq!(message, "");
         assert_eq!(read(&bench.path("m"), &tiny()).unwrap(), init(&tiny(), 1, 0.02));
         let first = std::fs::read(bench.path("m").join(SINGLE)).unwrap();
-        write(&bench.path("m"), &init(&tiny(), 1, 0.02), Dtype::F32).unwrap();
+        write(&bench.path("m"), &tiny(), &init(&tiny(), 1, 0.02), Dtype::F32).unwrap();
         assert_eq!(std::fs::read(bench.path("m").join(SINGLE)).unwrap(), first);
     }
 
@@ -356,7 +395,7 @@ mod tests {
             bench.file("m/.keep", "");
             let mut weights = init(&tiny(), 1, 0.02);
             weights.get_mut("model.norm.weight").unwrap().values = vec![1.0 + 1.0 / 512.0, 1.0 / 3.0, 0.0, -2.0];
-            write(&bench.path("m"), &weights, dtype).unwrap();
+            write(&bench.path("m"), &tiny(), &weights, dtype).unwrap();
             let back = read(&bench.path("m"), &tiny()).unwrap();
             assert_eq!(back["model.norm.weight"].values, [one, third, 0.0, -2.0], "{dtype:?}");
         }
@@ -366,7 +405,7 @@ mod tests {
     fn a_value_beyond_f16_is_refused_instead_of_becoming_infinite() {
         let mut weights = init(&tiny(), 1, 0.02);
         weights.get_mut("lm_head.weight").unwrap().values[3] = 70_000.0;
-        let error = write(&Bench::new().path("unused"), &weights, Dtype::F16).unwrap_err();
+        let error = write(&Bench::new().path("unused"), &tiny(), &weights, Dtype::F16).unwrap_err();
         assert_eq!(
             error.to_string(),
             "tensor `lm_head.weight` holds 70000, which does not fit into f16; bf16 has the range of f32"
@@ -383,7 +422,8 @@ mod tests {
             index.insert(name.clone(), file.into());
             let folder = format!("s{}/{name}", place % 2);
             bench.file(&format!("{folder}/.keep"), "");
-            write(&bench.path(&folder), &BTreeMap::from([(name.clone(), weight.clone())]), Dtype::F32).unwrap();
+            write(&bench.path(&folder), &tiny(), &BTreeMap::from([(name.clone(), weight.clone())]), Dtype::F32)
+                .unwrap();
         }
         for shard in 0..2 {
             let part: Weights = weights
@@ -394,7 +434,7 @@ mod tests {
                 .map(|(_, one)| one)
                 .collect();
             bench.file("part/.keep", "");
-            write(&bench.path("part"), &part, Dtype::F32).unwrap();
+            write(&bench.path("part"), &tiny(), &part, Dtype::F32).unwrap();
             let bytes = std::fs::read(bench.path("part").join(SINGLE)).unwrap();
             bench.file(&format!("sharded/model-0000{}-of-00002.safetensors", shard + 1), bytes);
         }
@@ -484,6 +524,29 @@ mod tests {
         });
         let read = read(&bench.path("m"), &tied).unwrap();
         assert!(!read.contains_key(HEAD));
+    }
+
+    #[test]
+    fn gpt2_files_read_without_the_prefix_and_with_the_buffers_that_old_ones_have() {
+        let bench = Bench::new();
+        let shape = Shape { family: Family::Gpt2, layers: 1, hidden: 4, heads: 2, context: 3, ..Shape::default() };
+        let config = shape.config(5).unwrap();
+        let weights = init(&config, 1, 0.02);
+        let mut old: Weights = gpt2::join(&config, &weights)
+            .unwrap()
+            .into_iter()
+            .map(|(name, weight)| (name.strip_prefix(gpt2::PREFIX).unwrap().to_owned(), weight))
+            .collect();
+        old.insert("h.0.attn.bias".into(), Weight { shape: vec![1, 1, 3, 3], values: vec![1.0; 9] });
+        old.insert("h.0.attn.masked_bias".into(), Weight { shape: vec![1], values: vec![-10_000.0] });
+        bench.file("m/.keep", "");
+        // Written as a Llama, whose tensors keep their names.
+        write(&bench.path("m"), &tiny(), &old, Dtype::F32).unwrap();
+        assert_eq!(read(&bench.path("m"), &config).unwrap(), weights);
+        old.remove("h.0.mlp.c_fc.weight");
+        write(&bench.path("m"), &tiny(), &old, Dtype::F32).unwrap();
+        let message = bench.message(&read(&bench.path("m"), &config).unwrap_err());
+        assert_eq!(message, "m: no tensor `transformer.h.0.mlp.c_fc.weight` of shape [4, 16]");
     }
 
     #[test]
