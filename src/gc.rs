@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use engine::{Candidate, Fingerprint, Keep, Verdict, Why, forecast, runs::Runs};
+use engine::{Candidate, Fingerprint, Keep, Store, Verdict, Why, forecast, runs::Runs};
 
 use crate::{
     args::Global,
@@ -45,9 +45,7 @@ pub fn gc(wanted: &Wanted, global: &Global) -> Result<Code, Trouble> {
             };
         }
     }
-    let runs = Runs::of(&store)?;
-    let kept = runs.records.iter().rev().take(wanted.keep_runs);
-    roots.extend(kept.flat_map(|run| &run.nodes).filter_map(|node| node.fingerprint));
+    roots.extend(results_of_runs(&store, wanted.keep_runs)?);
     let keep = Keep {
         roots,
         last_results: wanted.files.is_empty(),
@@ -81,6 +79,18 @@ pub fn gc(wanted: &Wanted, global: &Global) -> Result<Code, Trouble> {
     let freed = store.sweep(&survey)?;
     say!("{BOLD}{} of {} set free{RESET}", size(freed), size(survey.bytes));
     Ok(Code::Done)
+}
+
+/// What the newest runs had.
+fn results_of_runs(store: &Store, count: usize) -> Result<BTreeSet<Fingerprint>, Trouble> {
+    let runs = Runs::of(store)?;
+    let newest: Vec<_> = runs.records.iter().rev().take(count).collect();
+    let is_newer = |id: u64| newest.len() < count || newest.iter().any(|run| run.id < id);
+    if let Some((id, what)) = runs.damaged.iter().find(|(id, _)| count > 0 && is_newer(*id)) {
+        let message = format!("the record of run {id} does not say what it had: {what}");
+        return Err(Trouble::Usage { message, hint: Some("`--keep-runs 0` goes without the runs".into()) });
+    }
+    Ok(newest.iter().flat_map(|run| &run.nodes).filter_map(|node| node.fingerprint).collect())
 }
 
 fn row(candidate: &Candidate) -> Vec<String> {

@@ -190,3 +190,16 @@ fn results_of_the_last_runs_are_not_swept_away() {
     assert_eq!(project.mashbill("gc other.yaml --older-than 1s --apply").code, Some(0));
     assert_eq!(project.outcomes(), "numbers reused, few reused, both reused");
 }
+
+#[test]
+fn a_damaged_record_of_a_run_stops_the_sweep() {
+    let project = edited();
+    let path = project.path().join(".mashbill/runs/2/run.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, &text[..text.len() / 2]).unwrap();
+    let said = project.mashbill("gc p.yaml --apply");
+    assert_eq!(said.code, Some(2));
+    assert!(said.stderr.starts_with("error: the record of run 2 does not say what it had: "), "{}", said.stderr);
+    assert!(said.stderr.ends_with("\n  hint: `--keep-runs 0` goes without the runs\n"), "{}", said.stderr);
+    assert_eq!(project.mashbill("gc p.yaml --keep-runs 0").code, Some(0));
+}
