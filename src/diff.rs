@@ -89,7 +89,7 @@ fn state(record: &RunRecord, name: &str, artifact: Option<&Artifact>) -> Value {
 }
 
 fn facts(artifact: &Artifact) -> Map<String, Value> {
-    flat(&serde_json::to_value(&artifact.facts).expect("facts are plain data with text for keys"))
+    flat(&serde_json::to_value(artifact.facts().ok()).expect("facts are plain data with text for keys"))
 }
 
 /// Names of both in their order, with the value of each.

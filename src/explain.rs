@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use engine::{Facts, FactsNow, Fingerprint, Forecast, Node, Plan, Reason, Store, Verdict, facts_now, forecast};
+use engine::{Artifact, Facts, FactsNow, Fingerprint, Forecast, Node, Plan, Reason, Store, Verdict, facts_now, forecast};
 use serde_json::{Value, json};
 
 use crate::{
@@ -112,11 +112,11 @@ fn tell(node: &str, forecasts: &[Forecast], depth: usize) {
     let indent = "  ".repeat(depth);
     match &forecast.verdict {
         Verdict::Reuse(reuse) => {
-            let manifest = &reuse.artifact.manifest;
+            let Artifact { fingerprint, brief, .. } = &reuse.artifact;
             say!(
                 "{indent}{node} is reused: result {} was made {}",
-                manifest.fingerprint.short(),
-                manifest.made.started
+                fingerprint.short(),
+                brief.started
             );
             if !reuse.since_before.is_empty() {
                 say!("{indent}  it took the place of an earlier result:");

@@ -39,7 +39,7 @@ pub fn gc(wanted: &Wanted, global: &Global) -> Result<Code, Trouble> {
         let plan = pipeline::plan(file, global)?;
         for forecast in forecast(&plan, &store)? {
             match forecast.verdict {
-                Verdict::Reuse(reuse) => roots.insert(reuse.artifact.manifest.fingerprint),
+                Verdict::Reuse(reuse) => roots.insert(reuse.artifact.fingerprint),
                 // What it had last may yet be wanted to compare with.
                 _ => store.last(&plan.name, &forecast.node).is_some_and(|last| roots.insert(last.fingerprint)),
             };

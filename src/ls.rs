@@ -2,7 +2,7 @@
 //!
 //! `--json` prints a line a result: `{ "fingerprint", "kind", "size", "made", "pipeline", "node", "stage", "current" }`.
 
-use engine::Artifact;
+use engine::{Facts, Manifest, StoreError};
 use serde_json::json;
 
 use crate::{
@@ -16,28 +16,29 @@ use crate::{
 pub fn ls(json: bool, global: &Global) -> Result<Code, Trouble> {
     let store = pipeline::store_here(global)?;
     let artifacts = store.artifacts()?;
+    let all = artifacts.iter().map(|artifact| Ok((artifact.manifest()?, artifact.facts()?)));
+    let all = all.collect::<Result<Vec<_>, StoreError>>()?;
     // A result is current while the node that it was made for has it still.
-    let is_current = |artifact: &Artifact| {
-        let made = &artifact.manifest.made;
-        store.last(&made.pipeline, &made.node).is_some_and(|last| last.fingerprint == artifact.manifest.fingerprint)
+    let is_current = |Manifest { fingerprint, made, .. }: &Manifest| {
+        store.last(&made.pipeline, &made.node).is_some_and(|last| last.fingerprint == *fingerprint)
     };
     if json {
-        for artifact in &artifacts {
-            let (manifest, made) = (&artifact.manifest, &artifact.manifest.made);
+        for (manifest, facts) in all {
+            let made = &manifest.made;
             say!(
                 "{}",
                 json!({
                     "fingerprint": manifest.fingerprint, "kind": manifest.kind, "size": manifest.size(),
-                    "made": made.started, "pipeline": made.pipeline, "node": made.node, "stage": artifact.facts.stage,
-                    "current": is_current(artifact),
+                    "made": made.started, "pipeline": made.pipeline, "node": made.node, "stage": facts.stage,
+                    "current": is_current(manifest),
                 })
             );
         }
         return Ok(Code::Done);
     }
-    let row = |artifact: &Artifact| {
-        let (manifest, made) = (&artifact.manifest, &artifact.manifest.made);
-        let earlier = if is_current(artifact) { String::new() } else { format!("{DIM}earlier{RESET}") };
+    let row = |(manifest, _): &(&Manifest, &Facts)| {
+        let made = &manifest.made;
+        let earlier = if is_current(manifest) { String::new() } else { format!("{DIM}earlier{RESET}") };
         vec![
             manifest.fingerprint.short(),
             size(manifest.size()),
@@ -47,8 +48,8 @@ pub fn ls(json: bool, global: &Global) -> Result<Code, Trouble> {
             earlier,
         ]
     };
-    table(&artifacts.iter().map(row).collect::<Vec<_>>());
-    let bytes: u64 = artifacts.iter().map(|artifact| artifact.manifest.size()).sum();
-    say!("{BOLD}{} results, {}{RESET} in {}", artifacts.len(), size(bytes), store.root().display());
+    table(&all.iter().map(row).collect::<Vec<_>>());
+    let bytes: u64 = all.iter().map(|(manifest, _)| manifest.size()).sum();
+    say!("{BOLD}{} results, {}{RESET} in {}", all.len(), size(bytes), store.root().display());
     Ok(Code::Done)
 }

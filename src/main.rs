@@ -14,6 +14,7 @@ mod log;
 mod ls;
 mod outcome;
 mod pack;
+mod pages;
 mod pick;
 mod pipeline;
 mod plan;
@@ -41,6 +42,7 @@ use crate::args::{Command, Verb};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    pages::small();
     let Command { verb, global } = Command::parse();
     screen::set_up(global.color);
     let outcome = match verb {

@@ -42,7 +42,7 @@ pub fn pack(file: &Path, node: &str, to: &Path, global: &Global) -> Result<Code,
         return Err(trouble(error, to));
     }
     let bytes = fs::metadata(to).map_or(0, |metadata| metadata.len());
-    say!("{}: {} {}, {}", to.display(), node.name, artifact.manifest.fingerprint.short(), size(bytes));
+    say!("{}: {} {}, {}", to.display(), node.name, artifact.fingerprint.short(), size(bytes));
     Ok(Code::Done)
 }
 
@@ -60,7 +60,7 @@ pub fn unpack(from: &Path, global: &Global) -> Result<Code, Trouble> {
         store.unpack(BufReader::new(file))
     };
     let artifact = artifact.map_err(|error| trouble(error, from))?;
-    let made = &artifact.manifest.made;
+    let made = &artifact.manifest()?.made;
     say!("{} of {}, made {}: any pipeline that wants it reuses it", made.node, made.pipeline, made.started);
     say!("{}", artifact.data().display());
     Ok(Code::Done)

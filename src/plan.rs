@@ -97,9 +97,8 @@ fn estimate(forecasts: &[Forecast]) -> String {
 fn rows(forecast: &Forecast) -> Vec<Vec<String>> {
     let (colour, lines) = match &forecast.verdict {
         Verdict::Reuse(reuse) => {
-            let made = &reuse.artifact.manifest.made;
             let other = reuse.device.as_ref().map(|(on, asked)| format!(", on {on} and not {asked}"));
-            (GREEN, vec![format!("{DIM}made {}{}{RESET}", ago(&made.started), other.unwrap_or_default())])
+            (GREEN, vec![format!("{DIM}made {}{}{RESET}", ago(&reuse.artifact.brief.started), other.unwrap_or_default())])
         }
         Verdict::Run { reasons, resumes } => {
             let mut lines = sentences(reasons);
@@ -156,7 +155,7 @@ fn node_to_json(plan: &Plan, forecast: &Forecast) -> Value {
     match &forecast.verdict {
         Verdict::Reuse(reuse) => {
             node["reasons"] = reasons_to_json(&reuse.since_before);
-            node["made"] = reuse.artifact.manifest.made.started.as_str().into();
+            node["made"] = reuse.artifact.brief.started.as_str().into();
             node["other_device"] = reuse.device.as_ref().map_or(Value::Null, |(made, asked)| json!([made, asked]));
         }
         Verdict::Run { reasons, resumes } => {

@@ -2,11 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
 use engine::{
-    Cancel, NodeReport, Options, Outcome, Plan, Report, Store,
+    Cancel, Event, NodeReport, Options, Outcome, Plan, Report, Store, Watch,
     runs::{self, Asked, Recorder},
 };
 use serde_json::{Map, Value};
@@ -14,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::{
     args::{Global, Pace, Pick},
     outcome::{Code, Trouble},
-    pick, pipeline,
+    pages, pick, pipeline,
     progress::{self, duration},
     screen::{self, BOLD, DIM, GREEN, RED, RESET, YELLOW, brief, say, table},
     signals::{self, Stop},
@@ -59,6 +60,7 @@ fn once(
     pick::check(&plan, &options, &store)?;
     let recorder = begin_record(&plan, &store, global);
     let watch = recorder.as_ref().map_or(watch.clone(), |recorder| recorder.watch(watch));
+    let watch = with_huge_pages(watch);
     let (jobs, keep_going) = (form.pace.jobs, form.pace.keep_going);
     let options = Options { cancel: cancel.clone(), watch, jobs, keep_going, ..options };
     let begun = Instant::now();
@@ -92,6 +94,17 @@ fn once(
         return Ok(Code::Failed);
     }
     Ok(Code::Done)
+}
+
+/// The first node that works wants the pages that [`pages::small`] took away.
+fn with_huge_pages(watch: Watch) -> Watch {
+    let asked = Once::new();
+    Arc::new(move |event| {
+        if matches!(event, Event::Started { .. }) {
+            asked.call_once(pages::huge);
+        }
+        watch(event);
+    })
 }
 
 /// A run that can't be written down is run all the same: a store that is only read has results to give.

@@ -48,13 +48,13 @@ pub fn show(file: &Path, node: &str, global: &Global) -> Result<Code, Trouble> {
         return Ok(Code::Failed);
     };
     say!("{BOLD}{}{RESET} ({}, {}): {state}", node.name, node.stage, node.place);
-    tell(&artifact, &provenance(&artifact, &store));
+    tell(&artifact, &provenance(&artifact, &store))?;
     Ok(Code::Done)
 }
 
 /// Which run made it, if that is still known, and what it came from, back to the first.
 fn provenance(artifact: &Artifact, store: &Store) -> Vec<Vec<String>> {
-    let Manifest { fingerprint, made, .. } = &artifact.manifest;
+    let Ok(Manifest { fingerprint, made, .. }) = artifact.manifest() else { return Vec::new() };
     let mut rows = Vec::new();
     let runs = Runs::of(store).unwrap_or_default();
     let is_maker = |record: &&RunRecord| {
@@ -84,8 +84,8 @@ fn provenance(artifact: &Artifact, store: &Store) -> Vec<Vec<String>> {
     rows
 }
 
-fn tell(artifact: &Artifact, provenance: &[Vec<String>]) {
-    let Artifact { manifest, facts, .. } = artifact;
+fn tell(artifact: &Artifact, provenance: &[Vec<String>]) -> Result<(), Trouble> {
+    let (manifest, facts) = (artifact.manifest()?, artifact.facts()?);
     let made = &manifest.made;
     say!("{}", artifact.data().display());
     let row = |name: &str, value: String| vec![format!("  {name}"), value];
@@ -132,6 +132,7 @@ fn tell(artifact: &Artifact, provenance: &[Vec<String>]) {
         first_lines(name, &artifact.data().join(name));
     }
     first_lines("samples.jsonl", &artifact.folder.join("samples.jsonl"));
+    Ok(())
 }
 
 fn parameters(path: &str, value: &Value, rows: &mut Vec<Vec<String>>) {

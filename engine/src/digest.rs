@@ -88,10 +88,25 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// Digests of files already read, trusted while the file's stat is what it was. Two names of one file are one file.
+/// Folders that were found whole, trusted while the stat of all in them is.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
     known: Mutex<HashMap<Identity, Known>>,
+    whole: Mutex<HashMap<String, Whole>>,
     changed: AtomicBool,
+}
+
+/// A folder that was found to be what had been written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Whole {
+    /// All that was looked at, folders too, relative to the folder: in those nothing can be added unseen.
+    paths: Vec<String>,
+    /// Of the stat of each.
+    stats: Digest,
+    /// What was learnt from it.
+    lesson: String,
+    #[serde(skip)]
+    used: bool,
 }
 
 /// What to do about symbolic links.
@@ -128,11 +143,13 @@ struct Stat {
 impl Memo {
     /// More than these are kept only where they were asked for.
     const MANY: usize = 200_000;
+    /// A smaller file is read again in less time than it takes to remember it.
+    const SMALL: u64 = 1 << 14;
 
     /// The memo kept at `path`; an empty one where it can't be read or was altered, since it only saves time.
     pub(crate) fn load(path: &Path) -> Self {
-        let known = fs::read_to_string(path).ok().and_then(|text| read_memo(&text)).unwrap_or_default();
-        Self { known: Mutex::new(known), changed: AtomicBool::new(false) }
+        let (known, whole) = fs::read_to_string(path).ok().and_then(|text| read_memo(&text)).unwrap_or_default();
+        Self { known: Mutex::new(known), whole: Mutex::new(whole), changed: AtomicBool::new(false) }
     }
 
     /// Is what is kept at `path` what was written there?
@@ -149,10 +166,55 @@ impl Memo {
         if known.len() > Self::MANY {
             known.retain(|_, known| known.used);
         }
-        let mut lines: Vec<String> = known.values().map(Known::line).collect();
+        let is_worth_it = |known: &&Known| known.stat.size >= Self::SMALL;
+        let mut lines: Vec<String> = known.values().filter(is_worth_it).map(Known::line).collect();
+        let mut whole = self.whole.lock().expect("no holder of this lock panics");
+        if whole.len() > Self::MANY {
+            whole.retain(|_, whole| whole.used);
+        }
+        lines.extend(whole.iter().map(|(name, whole)| {
+            let whole = serde_json::to_string(whole).expect("plain data with text for keys");
+            format!("{name} {whole}\n")
+        }));
         lines.sort_unstable();
         let body = lines.concat();
         Some(format!("{}\n{body}", Digest::of_bytes(body.as_bytes())).into_bytes())
+    }
+
+    /// What was learnt from a folder the last time it was found whole, if nothing in it was touched since. `name` is
+    /// one word that names the folder's content.
+    pub(crate) fn lesson_of(&self, name: &str, folder: &Path) -> Option<String> {
+        let mut all = self.whole.lock().expect("no holder of this lock panics");
+        let whole = all.get_mut(name)?;
+        if stats_of(folder, &whole.paths).ok()?.digest() == whole.stats {
+            whole.used = true;
+            return Some(whole.lesson.clone());
+        }
+        all.remove(name);
+        self.changed.store(true, Ordering::SeqCst);
+        None
+    }
+
+    /// Looks into a folder with `look`, and remembers what it learnt of it where nothing was touched meanwhile. `paths`
+    /// are all files and folders that matter.
+    pub(crate) fn learn<T, E>(
+        &self,
+        name: &str,
+        folder: &Path,
+        paths: impl FnOnce() -> io::Result<Vec<String>>,
+        look: impl FnOnce() -> Result<(T, String), E>,
+    ) -> Result<T, E> {
+        let before = paths().and_then(|paths| Ok((stats_of(folder, &paths)?, paths)));
+        let (seen, lesson) = look()?;
+        if let Ok((before, paths)) = before
+            && before.0.iter().all(Stat::is_settled)
+            && stats_of(folder, &paths).is_ok_and(|after| after == before)
+        {
+            let whole = Whole { paths, stats: before.digest(), lesson, used: true };
+            self.whole.lock().expect("no holder of this lock panics").insert(name.into(), whole);
+            self.changed.store(true, Ordering::SeqCst);
+        }
+        Ok(seen)
     }
 
     /// Digest of a file, or of a folder with all below it.
@@ -249,14 +311,49 @@ impl Known {
     }
 }
 
+type Memories = (HashMap<Identity, Known>, HashMap<String, Whole>);
+
 /// None where it is not what was written.
-fn read_memo(text: &str) -> Option<HashMap<Identity, Known>> {
+fn read_memo(text: &str) -> Option<Memories> {
     let (seal, body) = text.split_once('\n')?;
     if seal != Digest::of_bytes(body.as_bytes()).to_string() {
         return None;
     }
-    let known = body.lines().map(|line| Known::read(line).map(|known| (known.stat.identity, known)));
-    known.collect()
+    let (mut known, mut whole) = Memories::default();
+    // Folders have the longer lines, and are the most.
+    whole.reserve(body.len() / 512);
+    for line in body.lines() {
+        if let Some((name, json)) = line.split_once(' ').filter(|(_, rest)| rest.starts_with('{')) {
+            whole.insert(name.to_owned(), serde_json::from_str(json).ok()?);
+        } else {
+            let one = Known::read(line)?;
+            known.insert(one.stat.identity, one);
+        }
+    }
+    Some((known, whole))
+}
+
+/// The stat of several files and folders.
+#[derive(PartialEq, Eq)]
+struct Stats(Vec<Stat>);
+
+impl Stats {
+    fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        for Stat { identity: (device, inode), size, modified_ns, changed_ns } in &self.0 {
+            for number in [*device, *inode, *size] {
+                hasher.update(&number.to_le_bytes());
+            }
+            hasher.update(&modified_ns.to_le_bytes());
+            hasher.update(&changed_ns.to_le_bytes());
+        }
+        Digest::of_hasher(&hasher)
+    }
+}
+
+/// Of links, not of what they point to: a result holds none.
+fn stats_of(folder: &Path, paths: &[String]) -> io::Result<Stats> {
+    paths.iter().map(|path| Ok(Stat::of(&fs::symlink_metadata(folder.join(path))?))).collect::<io::Result<_>>().map(Stats)
 }
 
 impl Stat {
@@ -299,13 +396,27 @@ pub(crate) fn read_all(file: &File) -> io::Result<Vec<u8>> {
 
 /// Relative paths, with `/` between names, of all files below `folder`, sorted.
 pub(crate) fn files_below(folder: &Path, links: Links) -> io::Result<Vec<String>> {
-    let mut files = Vec::new();
-    collect_files(folder, "", links, &mut files)?;
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    collect_files(folder, "", links, &mut files, &mut folders)?;
     files.sort();
     Ok(files)
 }
 
-fn collect_files(folder: &Path, prefix: &str, links: Links, files: &mut Vec<String>) -> io::Result<()> {
+/// Relative paths of all files below `folder`, and of all folders.
+pub(crate) fn all_below(folder: &Path) -> io::Result<Vec<String>> {
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    collect_files(folder, "", Links::Refuse, &mut files, &mut folders)?;
+    folders.append(&mut files);
+    Ok(folders)
+}
+
+fn collect_files(
+    folder: &Path,
+    prefix: &str,
+    links: Links,
+    files: &mut Vec<String>,
+    folders: &mut Vec<String>,
+) -> io::Result<()> {
     let refuse = |message| Err(io::Error::new(io::ErrorKind::InvalidData, message));
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -318,7 +429,8 @@ fn collect_files(folder: &Path, prefix: &str, links: Links, files: &mut Vec<Stri
             Links::Refuse => entry.file_type()?,
         };
         if kind.is_dir() {
-            collect_files(&entry.path(), &format!("{name}/"), links, files)?;
+            collect_files(&entry.path(), &format!("{name}/"), links, files, folders)?;
+            folders.push(name);
         } else if kind.is_file() {
             files.push(name);
         } else {

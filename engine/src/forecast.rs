@@ -114,7 +114,7 @@ impl<'a> Judge<'a> {
     fn node(&mut self, node: &'a Node) -> Result<Forecast, StoreError> {
         let (verdict, fingerprint) = self.judge(node)?;
         let seconds_last_time = match &verdict {
-            Verdict::Reuse(reuse) => Some(reuse.artifact.manifest.made.seconds),
+            Verdict::Reuse(reuse) => Some(reuse.artifact.brief.seconds),
             Verdict::Run { .. } | Verdict::Waits { .. } => self.seconds_last_time(node),
             Verdict::Left { .. } | Verdict::Fails(_) => None,
         };
@@ -157,14 +157,14 @@ impl<'a> Judge<'a> {
     }
 
     fn reuse(&mut self, node: &Node, now: Gathered, artifact: Artifact) -> Verdict {
-        let fingerprint = artifact.manifest.fingerprint;
+        let fingerprint = artifact.fingerprint;
         let last = self.store.last(&self.plan.name, &node.name);
         // A result that was there already when the node came to it took the place of the last one just now.
         let before =
             last.and_then(|last| if last.fingerprint == fingerprint { last.before } else { Some(last.fingerprint) });
         let comparison = Comparison { plan: self.plan, store: self.store, known: &self.known };
         let since_before = before.map_or(Vec::new(), |before| comparison.since(node, &now, before));
-        let device = other_device(&artifact.manifest.made.settings, &node.settings);
+        let device = other_device(&artifact.brief.settings, &node.settings);
         self.known.insert(node.name.clone(), (artifact.clone(), now.legend));
         Verdict::Reuse(Box::new(Reuse { artifact, device, since_before }))
     }

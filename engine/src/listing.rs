@@ -36,7 +36,7 @@ impl Store {
             let name = entry.map_err(failed)?.file_name();
             artifacts.extend(name.to_str().and_then(|name| self.recall_artifact(name.parse().ok()?)));
         }
-        artifacts.sort_by(|a, b| b.manifest.made.started.cmp(&a.manifest.made.started));
+        artifacts.sort_by(|a: &Artifact, b| b.brief.started.cmp(&a.brief.started));
         Ok(artifacts)
     }
 
@@ -45,7 +45,7 @@ impl Store {
     pub fn recall_artifact(&self, fingerprint: Fingerprint) -> Option<Artifact> {
         let (manifest, facts) = self.recall(fingerprint)?;
         let folder = self.root().join("artifacts").join(fingerprint.to_string());
-        Some(Artifact { folder, manifest, facts })
+        Some(Artifact::of(folder, manifest, facts))
     }
 }
 

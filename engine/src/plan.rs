@@ -61,7 +61,9 @@ impl Plan {
             return Err(diagnostic::sorted(mistakes));
         }
         // Without mistakes every node was resolved, and comes once.
-        let nodes = order.into_iter().filter_map(|at| nodes[at].take()).collect();
+        let mut ordered = Vec::with_capacity(order.len());
+        ordered.extend(order.into_iter().filter_map(|at| nodes[at].take()));
+        let nodes = ordered;
         Ok(Self { name: spec.name.clone(), root: spec.root.clone(), file: spec.file.clone(), nodes })
     }
 

@@ -89,12 +89,12 @@ pub(crate) fn gather(plan: &Plan, node: &Node, store: &Store, known: &Known) -> 
     for input in &node.inputs {
         let mut artifacts = Vec::new();
         for name in &input.nodes {
-            let Some((Artifact { manifest, .. }, _)) = known.get(name) else {
+            let Some((artifact, _)) = known.get(name) else {
                 unknown.insert(name.clone());
                 continue;
             };
             let name = input.named.then(|| name.clone());
-            artifacts.push(InputFacts { name, kind: manifest.kind.clone(), content: manifest.content });
+            artifacts.push(InputFacts { name, kind: artifact.brief.kind.clone(), content: artifact.brief.content });
         }
         inputs.insert(input.name.clone(), artifacts);
     }
@@ -209,7 +209,7 @@ impl Comparison<'_> {
         }
         let origin = earlier.made.inputs.get(name)?.get(*position)?;
         let (before, facts) = self.store.recall(origin.fingerprint)?;
-        let changes = artifact.facts.changes_since(&facts);
+        let changes = artifact.facts().ok()?.changes_since(&facts);
         let mut reasons = self.reasons(self.plan.node(maker)?, &changes, legend, &before, seen);
         if reasons.is_empty() {
             reasons.push("the same facts gave other bytes".into());

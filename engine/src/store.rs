@@ -34,15 +34,16 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    digest::{Digest, Links, Memo, read_all},
+    digest::{Digest, Links, Memo, all_below, read_all},
     facts::{Facts, Fingerprint},
-    manifest::Manifest,
+    manifest::{Manifest, Provenance},
     store::{
         disk::{At, make_folder, remove_folder, rename},
         lock::{Lock, lock, unique_name},
@@ -93,6 +94,8 @@ pub struct Store {
     root: PathBuf,
     memo: Memo,
     locks: Locks,
+    /// The drafts that were there when somebody first asked.
+    leftovers: OnceLock<BTreeSet<String>>,
 }
 
 /// Does the file system lock files?
@@ -142,7 +145,7 @@ impl Store {
             Err(error) => return Err(error).at("read", &format),
         }
         let memo = Memo::load(&root.join("memo"));
-        Ok(Self { root, memo, locks: Locks::Kept })
+        Ok(Self { root, memo, locks: Locks::Kept, leftovers: OnceLock::new() })
     }
 
     #[must_use]
@@ -156,12 +159,25 @@ impl Store {
     /// When the disk does not answer.
     pub fn find(&self, fingerprint: Fingerprint) -> Result<Found, StoreError> {
         let folder = self.artifact_folder(fingerprint);
+        let name = fingerprint.to_string();
+        if let Some(brief) = self.memo.lesson_of(&name, &folder).and_then(|lesson| serde_json::from_str(&lesson).ok()) {
+            return Ok(Found::Whole(Artifact { folder, fingerprint, brief, documents: Arc::default() }));
+        }
         match fs::metadata(&folder) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
             Err(error) => return Err(error).at("read", &folder),
         }
-        match Self::examine(&self.memo, fingerprint, &folder) {
+        let paths = || {
+            let data = all_below(&folder.join("data"))?.into_iter().map(|path| format!("data/{path}"));
+            Ok(["data", "facts.json", "manifest.json"].map(str::to_owned).into_iter().chain(data).collect())
+        };
+        let look = || {
+            let artifact = Self::examine(&self.memo, fingerprint, &folder)?;
+            let lesson = serde_json::to_string(&artifact.brief).expect("plain data with text for keys");
+            Ok((artifact, lesson))
+        };
+        match self.memo.learn(&name, &folder, paths, look) {
             Ok(artifact) => Ok(Found::Whole(artifact)),
             // Whoever swept it away meanwhile took the whole folder.
             Err(Doubt::Damage(_)) if !folder.exists() => Ok(Found::Absent),
@@ -219,8 +235,10 @@ impl Store {
             gc::touch(&artifact.folder);
         }
         let folder = self.draft_folder(fingerprint);
+        let leftovers = || entries(&self.root.join("drafts")).unwrap_or_default().into_iter().collect();
         // Left by a process that was killed between publishing and tidying up.
         if matches!(found, Found::Whole(_))
+            && self.leftovers.get_or_init(leftovers).contains(&fingerprint.to_string())
             && folder.exists()
             && let Ok(Lock::Held(_held)) = lock(&folder, &mut || false)
         {
@@ -311,7 +329,7 @@ impl Store {
         if let Some(name) = manifest.files.keys().find(|name| !files.contains_key(*name)) {
             return Err(Doubt::Damage(format!("`data/{name}` is gone")));
         }
-        Ok(Artifact { folder: folder.into(), manifest, facts })
+        Ok(Artifact::of(folder.into(), manifest, facts))
     }
 
     fn quarantine(&self, fingerprint: Fingerprint) -> Result<(), StoreError> {
@@ -386,11 +404,66 @@ impl Store {
 #[derive(Debug, Clone)]
 pub struct Artifact {
     pub folder: PathBuf,
-    pub manifest: Manifest,
-    pub facts: Facts,
+    pub fingerprint: Fingerprint,
+    pub brief: Brief,
+    /// Read when somebody asks: a run that has nothing to do asks of none.
+    documents: Arc<OnceLock<(Manifest, Facts)>>,
+}
+
+/// What the nodes behind a result, and a table of results, want to know of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Brief {
+    pub kind: String,
+    /// Digest of the data folder.
+    pub content: Digest,
+    /// UTC, as `2026-11-23T18:06:56Z`.
+    pub started: String,
+    pub seconds: f64,
+    /// The `run:` block that it was made with.
+    pub settings: Value,
 }
 
 impl Artifact {
+    pub(crate) fn of(folder: PathBuf, manifest: Manifest, facts: Facts) -> Self {
+        let Provenance { started, seconds, settings, .. } = manifest.made.clone();
+        let brief = Brief { kind: manifest.kind.clone(), content: manifest.content, started, seconds, settings };
+        let fingerprint = manifest.fingerprint;
+        Self { folder, fingerprint, brief, documents: Arc::new(OnceLock::from((manifest, facts))) }
+    }
+
+    fn documents(&self) -> Result<&(Manifest, Facts), StoreError> {
+        if let Some(documents) = self.documents.get() {
+            return Ok(documents);
+        }
+        // Once more from its seal: nothing is taken on trust that somebody is about to read.
+        let memo = Memo::default();
+        let read = || {
+            let manifest = read_manifest(&memo, &self.folder, self.fingerprint)?;
+            Ok((manifest, read_facts(&memo, &self.folder, self.fingerprint)?))
+        };
+        match read() {
+            Ok(documents) => Ok(self.documents.get_or_init(|| documents)),
+            Err(Doubt::Damage(_)) => Err(StoreError::Altered { path: self.folder.clone() }),
+            Err(Doubt::Store(error)) => Err(error),
+        }
+    }
+
+    /// What it says of itself.
+    ///
+    /// # Errors
+    /// When it can no longer be read as it was published.
+    pub fn manifest(&self) -> Result<&Manifest, StoreError> {
+        self.documents().map(|(manifest, _)| manifest)
+    }
+
+    /// What decided it.
+    ///
+    /// # Errors
+    /// As [`Artifact::manifest`].
+    pub fn facts(&self) -> Result<&Facts, StoreError> {
+        self.documents().map(|(_, facts)| facts)
+    }
+
     /// The folder that the stage wrote.
     #[must_use]
     pub fn data(&self) -> PathBuf {
@@ -402,9 +475,10 @@ impl Artifact {
     #[must_use]
     pub fn record(&self, name: &str) -> Option<String> {
         let bytes = fs::read(self.folder.join(name)).ok()?;
+        let records = &self.manifest().ok()?.records;
         // Results of early versions say nothing of their records.
-        let is_known = self.manifest.records.is_empty()
-            || self.manifest.records.get(name).is_some_and(|entry| entry.digest == Digest::of_bytes(&bytes));
+        let is_known =
+            records.is_empty() || records.get(name).is_some_and(|entry| entry.digest == Digest::of_bytes(&bytes));
         is_known.then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
 

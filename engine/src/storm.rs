@@ -175,7 +175,7 @@ fn finish(here: &Path) -> Results {
     }
     let results = report.nodes.iter().map(|node| {
         let artifact = node.artifact.as_ref().unwrap_or_else(|| panic!("{}: {}", node.node, node.outcome));
-        (node.node.clone(), (artifact.manifest.content, artifact.record("metrics.jsonl")))
+        (node.node.clone(), (artifact.brief.content, artifact.record("metrics.jsonl")))
     });
     let results = results.collect();
     let examined = store.verify(&mut |_| ()).unwrap();

@@ -153,7 +153,7 @@ impl Job<'_> {
     ) -> Result<Context, StoreError> {
         let artifact = |(node, artifact): &(String, Artifact)| InputArtifact {
             node: node.clone(),
-            kind: artifact.manifest.kind.clone(),
+            kind: artifact.brief.kind.clone(),
             path: artifact.data(),
         };
         let inputs = self.node.inputs.iter().zip(&self.inputs);
@@ -188,7 +188,7 @@ impl Job<'_> {
             let file = before.legend.files[parameter].first().expect("a source is at least one file");
             return Some(format!("`{}`, or what it imports,", file.display()));
         }
-        let is_whole = |artifact: &Artifact| matches!(store.find(artifact.manifest.fingerprint), Ok(Found::Whole(now)) if now.manifest.content == artifact.manifest.content);
+        let is_whole = |artifact: &Artifact| matches!(store.find(artifact.fingerprint), Ok(Found::Whole(now)) if now.brief.content == artifact.brief.content);
         let (node, _) = self.inputs.iter().flatten().find(|(_, artifact)| !is_whole(artifact))?;
         Some(format!("the result of `{node}`"))
     }
@@ -196,7 +196,7 @@ impl Job<'_> {
     fn provenance(&self, plan: &Plan, started: String, seconds: f64) -> Provenance {
         let origin = |(node, artifact): &(String, Artifact)| Origin {
             node: node.clone(),
-            fingerprint: artifact.manifest.fingerprint,
+            fingerprint: artifact.fingerprint,
         };
         let inputs = self.node.inputs.iter().zip(&self.inputs);
         let inputs: BTreeMap<_, _> =

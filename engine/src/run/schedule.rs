@@ -123,7 +123,9 @@ impl<'a> Schedule<'a> {
                 self.settle(at, Outcome::Skipped(why.clone()), None, NodeReport::new(self.node(at), Outcome::Reused));
             }
         }
-        Report { nodes: self.reports.into_iter().flatten().collect() }
+        let mut nodes = Vec::with_capacity(self.reports.len());
+        nodes.extend(self.reports.into_iter().flatten());
+        Report { nodes }
     }
 
     fn node(&self, at: usize) -> &'a Node {
@@ -186,7 +188,7 @@ impl<'a> Schedule<'a> {
         let mut before = None;
         let reasons = if is_forced {
             if let Found::Whole(artifact) = self.store.find(fingerprint)? {
-                before = Some(artifact.manifest.content);
+                before = Some(artifact.brief.content);
             }
             vec![forced()]
         } else {
@@ -261,7 +263,7 @@ impl<'a> Schedule<'a> {
             Turn::Failed(error) => (Outcome::Failed(failure(error)), None),
         };
         // The pointer says the same of a result that was made anew in its own place.
-        report.is_same_content = result.as_ref().is_some_and(|(artifact, _)| Some(artifact.manifest.content) == before);
+        report.is_same_content = result.as_ref().is_some_and(|(artifact, _)| Some(artifact.brief.content) == before);
         self.settle(at, outcome, result, report);
     }
 
@@ -271,7 +273,7 @@ impl<'a> Schedule<'a> {
         report.outcome = outcome;
         if let Some((artifact, legend)) = result {
             if self.options.outside(&node.name).is_none() {
-                let fingerprint = artifact.manifest.fingerprint;
+                let fingerprint = artifact.fingerprint;
                 let last = self.store.last(&self.plan.name, &node.name);
                 if !self.options.force.contains(&node.name) {
                     report.is_same_content = last.as_ref().is_some_and(|last| self.is_same_content(last, &artifact));
@@ -318,11 +320,11 @@ impl<'a> Schedule<'a> {
 
     /// Did the node have the same content the last time?
     fn is_same_content(&self, last: &Last, artifact: &Artifact) -> bool {
-        if last.fingerprint == artifact.manifest.fingerprint {
+        if last.fingerprint == artifact.fingerprint {
             return true;
         }
         let before = self.store.recall(last.fingerprint);
-        before.is_some_and(|(manifest, _)| manifest.content == artifact.manifest.content)
+        before.is_some_and(|(manifest, _)| manifest.content == artifact.brief.content)
     }
 }
 

@@ -229,7 +229,7 @@ fn node_record(report: &NodeReport) -> NodeRecord {
         stage: report.stage.to_owned(),
         outcome: report.outcome.to_string(),
         seconds: report.seconds,
-        fingerprint: report.artifact.as_ref().map(|artifact| artifact.manifest.fingerprint),
+        fingerprint: report.artifact.as_ref().map(|artifact| artifact.fingerprint),
         reasons: report.reasons.iter().map(ToString::to_string).collect(),
         error,
     }

@@ -148,7 +148,7 @@ impl<'a> Draft<'a> {
             match try_rename(done, &folder) {
                 Ok(()) => {
                     sync(&self.store.root.join("artifacts"))?;
-                    return Ok(Artifact { folder, manifest, facts: self.facts.clone() });
+                    return Ok(Artifact::of(folder, manifest, self.facts.clone()));
                 }
                 Err(error) if !is_taken(&error) => return Err(error).at("move", done),
                 Err(_) => match self.store.find(self.fingerprint)? {

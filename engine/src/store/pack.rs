@@ -10,6 +10,7 @@ use std::{
 use crate::{
     digest::Memo,
     facts::Fingerprint,
+    manifest::Manifest,
     store::{
         Artifact, Doubt, Found, Store, StoreError,
         disk::{At, make_folder, remove_folder, seal, sync, sync_folders, try_rename},
@@ -37,8 +38,9 @@ impl Artifact {
     /// When a file of the result cannot be read, or the archive not be written.
     pub fn pack(&self, to: impl Write) -> Result<(), PackError> {
         let mut archive = tar::Builder::new(to);
-        let data = self.manifest.files.keys().map(|name| format!("data/{name}"));
-        let records = self.manifest.records.keys().cloned();
+        let Manifest { files, records, .. } = self.manifest()?;
+        let data = files.keys().map(|name| format!("data/{name}"));
+        let records = records.keys().cloned();
         // The manifest first: whoever unpacks knows at once what comes.
         for name in ["manifest.json".to_owned(), "facts.json".to_owned()].into_iter().chain(records).chain(data) {
             let path = self.folder.join(&name);
@@ -88,16 +90,17 @@ impl Store {
             Err(Doubt::Damage(what)) => return Err(PackError::Altered(what)),
             Err(Doubt::Store(error)) => return Err(error.into()),
         };
-        for name in artifact.manifest.records.keys() {
+        let Manifest { files, records, .. } = artifact.manifest()?;
+        for name in records.keys() {
             if artifact.record(name).is_none() {
                 return Err(PackError::Altered(format!("the bytes of `{name}` changed")));
             }
         }
-        let records = artifact.manifest.records.keys().map(String::as_str);
+        let records = records.keys().map(String::as_str);
         let names = ["facts.json", "manifest.json"].into_iter().chain(records);
         for path in names
             .map(|name| folder.join(name))
-            .chain(artifact.manifest.files.keys().map(|name| artifact.data().join(name)))
+            .chain(files.keys().map(|name| artifact.data().join(name)))
         {
             seal(&path)?;
         }
@@ -144,6 +147,6 @@ fn fingerprint_in(folder: &Path) -> Result<Fingerprint, PackError> {
     let path = folder.join("manifest.json");
     let bytes = fs::read(&path).map_err(|_| PackError::NoResult("it holds no `manifest.json`".into()))?;
     let altered = || PackError::Altered("the bytes of `manifest.json` changed".into());
-    let manifest = crate::manifest::Manifest::from_json(&bytes).ok_or_else(altered)?;
+    let manifest = Manifest::from_json(&bytes).ok_or_else(altered)?;
     Ok(manifest.fingerprint)
 }

@@ -68,7 +68,7 @@ fn what_was_published_is_found_again_by_its_facts() {
     let made = make(&Store::at(folder.path()).unwrap(), &facts(1), &[("rows.jsonl", "{}\n"), ("deep/file", "x")]);
     let store = Store::at(folder.path()).unwrap();
     let Lookup::Hit(found) = store.open(&facts(1), &mut || false).unwrap() else { panic!("not found") };
-    assert_eq!(found.manifest, made.manifest);
+    assert_eq!(found.manifest().unwrap(), made.manifest().unwrap());
     assert_eq!(fs::read_to_string(found.data().join("deep/file")).unwrap(), "x");
     assert!(matches!(store.open(&facts(2), &mut || false).unwrap(), Lookup::Miss(_)));
 }
@@ -77,7 +77,7 @@ fn what_was_published_is_found_again_by_its_facts() {
 fn equal_files_have_equal_content_whatever_the_facts() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::at(folder.path()).unwrap();
-    let content = |seed, text| make(&store, &facts(seed), &[("rows.jsonl", text)]).manifest.content;
+    let content = |seed, text| make(&store, &facts(seed), &[("rows.jsonl", text)]).brief.content;
     assert_eq!(content(1, "a"), content(2, "a"));
     assert_ne!(content(3, "a"), content(4, "b"));
 }
@@ -124,12 +124,12 @@ fn an_altered_result_goes_to_quarantine_and_is_never_returned() {
         let store = Store::at(folder.path()).unwrap();
         let artifact = make(&store, &facts(1), &[("rows.jsonl", "{}\n")]);
         alter(&artifact.folder);
-        assert!(matches!(store.find(artifact.manifest.fingerprint).unwrap(), Found::Damaged(found) if found == what));
+        assert!(matches!(store.find(artifact.fingerprint).unwrap(), Found::Damaged(found) if found == what));
         let draft = draft(&store, &facts(1));
         assert_eq!(draft.damage.as_deref(), Some(what));
         fs::write(draft.output().join("rows.jsonl"), "{}\n").unwrap();
         let again = draft.publish("rows", provenance()).unwrap();
-        assert_eq!(again.manifest.content, artifact.manifest.content);
+        assert_eq!(again.brief.content, artifact.brief.content);
         assert_eq!(fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
     }
 }
@@ -157,7 +157,7 @@ fn what_is_left_of_a_published_draft_is_cleared() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::at(folder.path()).unwrap();
     let artifact = make(&store, &facts(1), &[("rows.jsonl", "{}\n")]);
-    let left = folder.path().join("drafts").join(artifact.manifest.fingerprint.to_string());
+    let left = folder.path().join("drafts").join(artifact.fingerprint.to_string());
     fs::create_dir_all(left.join("scratch")).unwrap();
     assert!(matches!(store.open(&facts(1), &mut || false).unwrap(), Lookup::Hit(_)));
     assert!(!left.exists());
@@ -262,8 +262,8 @@ fn equal_files_of_two_results_are_one_file() {
     let second = make(&store, &facts(2), &[("deep/other", &long("a")), ("small", "a"), ("own", &long("b"))]);
     assert_eq!(inode(&first, "big"), inode(&second, "deep/other"));
     assert_ne!(inode(&first, "small"), inode(&second, "small"));
-    assert!(matches!(store.find(first.manifest.fingerprint).unwrap(), Found::Whole(_)));
-    assert!(matches!(store.find(second.manifest.fingerprint).unwrap(), Found::Whole(_)));
+    assert!(matches!(store.find(first.fingerprint).unwrap(), Found::Whole(_)));
+    assert!(matches!(store.find(second.fingerprint).unwrap(), Found::Whole(_)));
 }
 
 #[test]
@@ -278,8 +278,8 @@ fn an_altered_file_is_not_shared_with_later_results() {
     fs::set_permissions(&object, permissions).unwrap();
     fs::write(&object, long("b")).unwrap();
     let second = make(&store, &facts(2), &[("big", &long("a"))]);
-    assert!(matches!(store.find(second.manifest.fingerprint).unwrap(), Found::Whole(_)));
-    assert!(matches!(store.find(first.manifest.fingerprint).unwrap(), Found::Damaged(_)));
+    assert!(matches!(store.find(second.fingerprint).unwrap(), Found::Whole(_)));
+    assert!(matches!(store.find(first.fingerprint).unwrap(), Found::Damaged(_)));
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn without_locks_both_make_it_and_the_first_wins() {
     fs::write(second.output().join("rows"), "second").unwrap();
     let second = second.publish("rows", provenance()).unwrap();
     let first = first.publish("rows", provenance()).unwrap();
-    assert_eq!(first.manifest, second.manifest);
+    assert_eq!(first.manifest().unwrap(), second.manifest().unwrap());
     assert_eq!(fs::read_to_string(first.data().join("rows")).unwrap(), "second");
     assert_eq!(fs::read_dir(folder.path().join("drafts")).unwrap().count(), 0);
 }
@@ -307,7 +307,7 @@ fn what_an_earlier_try_left_running_cannot_reach_the_next_one() {
     let second = draft(&store, &facts(1));
     assert!(fs::write(late, "garbage").is_err());
     fs::write(second.output().join("rows"), "1").unwrap();
-    assert_eq!(second.publish("rows", provenance()).unwrap().manifest.files.len(), 1);
+    assert_eq!(second.publish("rows", provenance()).unwrap().manifest().unwrap().files.len(), 1);
 }
 
 /// Every step of making a result, one after the other, finds the disk full.
@@ -322,7 +322,7 @@ fn a_full_disk_at_any_step_records_nothing_and_the_next_try_works() {
             fs::write(draft.output().join("big"), long("a")).unwrap();
             fs::write(draft.records().join("metrics.jsonl"), "{}\n").unwrap();
             let artifact = draft.publish("rows", provenance())?;
-            store.remember("p", "n", artifact.manifest.fingerprint)?;
+            store.remember("p", "n", artifact.fingerprint)?;
             Ok(artifact)
         };
         fault::fill_disk_in(Some(steps));
@@ -339,7 +339,7 @@ fn a_full_disk_at_any_step_records_nothing_and_the_next_try_works() {
         let found = store.find(Fingerprint::of(&facts(1))).unwrap();
         // Only what came after the rename may be missing.
         match found {
-            Found::Absent => assert_eq!(work().unwrap().manifest.files.len(), 1),
+            Found::Absent => assert_eq!(work().unwrap().manifest().unwrap().files.len(), 1),
             Found::Whole(_) => {}
             Found::Damaged(what) => panic!("step {steps}: {what}"),
         }
@@ -353,9 +353,9 @@ fn a_pointer_that_was_altered_is_as_good_as_none_and_verify_tells() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::at(folder.path()).unwrap();
     let made = make(&store, &facts(1), &[("rows", "1")]);
-    store.remember("p", "n", made.manifest.fingerprint).unwrap();
+    store.remember("p", "n", made.fingerprint).unwrap();
     let path = store.last_path("p", "n");
-    let name = made.manifest.fingerprint.to_string();
+    let name = made.fingerprint.to_string();
     let text = fs::read_to_string(&path).unwrap().replace(&name, &name.replace('a', "b"));
     fs::write(&path, text).unwrap();
     assert_eq!(store.last("p", "n"), None);
@@ -385,7 +385,7 @@ fn a_record_that_was_altered_is_not_shown_and_the_result_stays() {
     assert_eq!(artifact.last_metrics().unwrap()["loss"], json!(1.5));
     tamper(&artifact.folder.join("metrics.jsonl"), "{\"loss\": 0.5}\n");
     assert_eq!(artifact.last_metrics(), None);
-    assert!(matches!(store.find(artifact.manifest.fingerprint).unwrap(), Found::Whole(_)));
+    assert!(matches!(store.find(artifact.fingerprint).unwrap(), Found::Whole(_)));
     let damages = store.verify(&mut |_| ()).unwrap().damages;
     let told: Vec<_> = damages.iter().map(|damage| (damage.what.as_str(), damage.remedy)).collect();
     assert_eq!(told, [("the bytes of `metrics.jsonl` changed", "the result itself is whole")]);
@@ -398,12 +398,12 @@ fn sweep(store: &Store, keep: &Keep) -> usize {
 }
 
 fn only(roots: &[&Artifact]) -> Keep {
-    let roots = roots.iter().map(|artifact| artifact.manifest.fingerprint).collect();
+    let roots = roots.iter().map(|artifact| artifact.fingerprint).collect();
     Keep { roots, last_results: false, grace: Duration::ZERO, unfinished: Duration::ZERO, size: None }
 }
 
 fn is_there(store: &Store, artifact: &Artifact) -> bool {
-    matches!(store.find(artifact.manifest.fingerprint).unwrap(), Found::Whole(_))
+    matches!(store.find(artifact.fingerprint).unwrap(), Found::Whole(_))
 }
 
 #[test]
@@ -414,10 +414,10 @@ fn a_sweep_removes_what_nobody_needs_and_nothing_else() {
         .map(|seed| make(&store, &facts(seed), &[("big", &long(&seed.to_string())), ("same", &long("x"))]))
         .collect();
     let [root, pinned, leased, last, old, older] = &artifacts[..] else { panic!("there are six") };
-    store.pin(pinned.manifest.fingerprint, "the best so far").unwrap();
+    store.pin(pinned.fingerprint, "the best so far").unwrap();
     let lease = store.lease();
-    lease.add(leased.manifest.fingerprint);
-    store.remember("p", "n", last.manifest.fingerprint).unwrap();
+    lease.add(leased.fingerprint);
+    store.remember("p", "n", last.fingerprint).unwrap();
     let keep = Keep { last_results: true, ..only(&[root]) };
     let survey = store.survey(&keep).unwrap();
     assert_eq!(survey.keep.iter().map(|(_, why)| *why).filter(|why| *why == Why::InUse).count(), 1);
@@ -437,7 +437,7 @@ fn a_sweep_removes_what_nobody_needs_and_nothing_else() {
     assert!(store.object(Digest::of_bytes(long("x").as_bytes())).exists());
 
     drop(lease);
-    store.unpin(pinned.manifest.fingerprint).unwrap();
+    store.unpin(pinned.fingerprint).unwrap();
     assert_eq!(sweep(&store, &only(&[root])), 3);
     assert!(is_there(&store, root));
     // No pointer is left that points to nothing.
@@ -463,7 +463,7 @@ fn what_was_used_just_now_stays_and_so_does_what_there_is_room_for() {
     assert_eq!(sweep(&store, &Keep { size, ..nothing.clone() }), 1);
     assert!(is_there(&store, &new) && !is_there(&store, &old));
     // Reusing it is using it.
-    store.reuse(new.manifest.fingerprint).unwrap();
+    store.reuse(new.fingerprint).unwrap();
     assert_eq!(store.survey(&Keep { grace: Duration::from_mins(30), ..nothing }).unwrap().remove.len(), 0);
 }
 
@@ -492,11 +492,11 @@ fn a_packed_result_is_the_same_elsewhere_and_an_altered_one_is_refused() {
 
     let other = Store::at(there.path()).unwrap();
     let unpacked = other.unpack(&packed[..]).unwrap();
-    assert_eq!(unpacked.manifest, artifact.manifest);
+    assert_eq!(unpacked.manifest().unwrap(), artifact.manifest().unwrap());
     let Lookup::Hit(found) = other.open(&facts(1), &mut || false).unwrap() else { panic!("not found") };
     assert_eq!(fs::read_to_string(found.data().join("deep/file")).unwrap(), "x");
     // Again is no harm.
-    assert_eq!(other.unpack(&packed[..]).unwrap().manifest, artifact.manifest);
+    assert_eq!(other.unpack(&packed[..]).unwrap().manifest().unwrap(), artifact.manifest().unwrap());
 
     let mut refused = 0;
     for at in (0..packed.len()).step_by(97) {
@@ -507,7 +507,7 @@ fn a_packed_result_is_the_same_elsewhere_and_an_altered_one_is_refused() {
         match store.unpack(&altered[..]) {
             Err(_) => refused += 1,
             // Headers hold modes and padding that decide nothing.
-            Ok(unpacked) => assert_eq!(unpacked.manifest, artifact.manifest),
+            Ok(unpacked) => assert_eq!(unpacked.manifest().unwrap(), artifact.manifest().unwrap()),
         }
         assert_eq!(entries(&store.root.join("drafts")).unwrap(), Vec::<String>::new());
     }

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     digest::{Digest, Memo},
     facts::Fingerprint,
+    manifest::Manifest,
     runs::Runs,
     store::{Artifact, Doubt, Last, POINTER, Store, StoreError, disk::At, entries, sealed},
 };
@@ -52,9 +53,9 @@ impl Store {
             let folder = self.artifact_folder(fingerprint);
             match Self::examine(&Memo::default(), fingerprint, &folder) {
                 Ok(artifact) => {
-                    let files = artifact.manifest.files.values().chain(artifact.manifest.records.values());
-                    examined.bytes += files.map(|file| file.size).sum::<u64>();
-                    examined.files += artifact.manifest.files.len() + artifact.manifest.records.len();
+                    let Manifest { files, records, .. } = artifact.manifest()?;
+                    examined.bytes += files.values().chain(records.values()).map(|file| file.size).sum::<u64>();
+                    examined.files += files.len() + records.len();
                     self.verify_records(&artifact, &mut examined)?;
                 }
                 // It was swept away meanwhile.
@@ -87,7 +88,7 @@ impl Store {
 
     /// What lies beside the data of a result.
     fn verify_records(&self, artifact: &Artifact, examined: &mut Examined) -> Result<(), StoreError> {
-        let Artifact { folder, manifest, .. } = artifact;
+        let (folder, manifest) = (&artifact.folder, artifact.manifest()?);
         let fingerprint = manifest.fingerprint;
         for name in entries(folder)? {
             if ["data", "facts.json", "manifest.json"].contains(&name.as_str()) {

@@ -65,7 +65,7 @@ fn adding_a_value_to_an_axis_disturbs_no_other_instance() {
         let report = run(&plan, &store, &Options::default());
         let result = |node: engine::NodeReport| {
             let artifact = node.artifact.unwrap_or_else(|| panic!("{:?}", node.outcome));
-            (node.node, matches!(node.outcome, Outcome::Reused), artifact.manifest.fingerprint)
+            (node.node, matches!(node.outcome, Outcome::Reused), artifact.fingerprint)
         };
         let instances = report.nodes.into_iter().filter(|node| node.node.starts_with("sky["));
         instances.map(result).collect()
