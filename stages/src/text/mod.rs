@@ -3,6 +3,7 @@
 
 pub mod complete;
 pub mod encode;
+pub mod stream;
 pub mod template;
 pub mod tokenizer;
 pub mod train;

@@ -27,7 +27,7 @@ pub struct Tokenizer {
     /// The bytes of `tokenizer.json`, saved again as they were.
     json: Arc<str>,
     /// `tokenizer_config.json`.
-    config: Map<String, Value>,
+    config: Arc<Map<String, Value>>,
     template: Option<Template>,
     vocab_size: usize,
     bos: Option<u32>,
@@ -35,12 +35,23 @@ pub struct Tokenizer {
     pad: Option<u32>,
     eos_ids: Vec<u32>,
     unknown: Unknown,
+    /// The decoder puts runs of tokens such as `<0xE4>` together to characters.
+    falls_back_to_bytes: bool,
+    /// What text tokens give does not depend on what stands before them.
+    reads_anywhere: bool,
 }
 
 impl Debug for Tokenizer {
     fn fmt(&self, formatter: &mut Formatter) -> fmt::Result {
         formatter.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size).finish_non_exhaustive()
     }
+}
+
+/// What becomes of special tokens when ids are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    Kept,
+    Hidden,
 }
 
 /// What the tokenizer itself does with a character it has no token for. Here that is always an error.
@@ -88,10 +99,7 @@ impl Tokenizer {
     pub fn new(json: String, config: Map<String, Value>) -> Result<Self> {
         let value: Value = serde_json::from_str(&json).context("not valid JSON")?;
         let start = Arc::new(load(&json)?);
-        let onward = match without_prefix(&value) {
-            Some(changed) => Arc::new(load(&changed.to_string())?),
-            None => Arc::clone(&start),
-        };
+        let onward = without_prefix(&value).map(|changed| load(&changed.to_string())).transpose()?.map(Arc::new);
         let special = |key: &str| special(&config, key).and_then(|content| start.token_to_id(&content));
         let eos = special("eos_token");
         Ok(Self {
@@ -102,10 +110,12 @@ impl Tokenizer {
             pad: special("pad_token"),
             eos_ids: eos.into_iter().collect(),
             unknown: unknown(&value, &start),
+            falls_back_to_bytes: decoders(&value["decoder"]).any(|step| step["type"] == "ByteFallback"),
+            reads_anywhere: onward.is_none() && reads_anywhere(&value["decoder"]),
+            onward: onward.unwrap_or_else(|| Arc::clone(&start)),
             start,
-            onward,
             json: json.into(),
-            config,
+            config: Arc::new(config),
         })
     }
 
@@ -114,7 +124,7 @@ impl Tokenizer {
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let config = format!("{:#}\n", Value::Object(self.config.clone()));
+        let config = format!("{:#}\n", Value::Object((*self.config).clone()));
         for (name, text) in [("tokenizer.json", &*self.json), ("tokenizer_config.json", &config)] {
             let path = folder.join(name);
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
@@ -144,7 +154,7 @@ impl Tokenizer {
     /// # Errors
     /// When an id is outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.decode_by(ids, false)
+        self.decode_by(ids, SpecialTokens::Kept)
     }
 
     /// The text of ids, special tokens left out.
@@ -152,25 +162,17 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn decode_plain(&self, ids: &[u32]) -> Result<String> {
-        self.decode_by(ids, true)
+        self.decode_by(ids, SpecialTokens::Hidden)
     }
 
     /// The text that `ids` add to `before`, special tokens kept. Not the same as decoding them alone where a
     /// decoder treats the start of a text in its own way. A bos token that begins `before` is no text.
+    /// [`Stream`](crate::text::stream::Stream) gives the same text while it grows.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn decode_after(&self, before: &[u32], ids: &[u32]) -> Result<String> {
-        if Arc::ptr_eq(&self.start, &self.onward) {
-            return self.decode(ids);
-        }
-        let before = if before.first().copied() == self.bos { before.get(1..).unwrap_or_default() } else { before };
-        let whole = self.decode(&[before, ids].concat())?;
-        match whole.strip_prefix(&self.decode(before)?) {
-            Some(added) => Ok(added.to_owned()),
-            // A character whose bytes lie on both sides of the border.
-            None => self.decode(ids),
-        }
+        self.added(self.without_bos(before), ids, SpecialTokens::Kept)
     }
 
     /// One above the highest id.
@@ -274,12 +276,59 @@ impl Tokenizer {
         }
     }
 
-    fn decode_by(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+    pub(crate) fn without_bos<'a>(&self, before: &'a [u32]) -> &'a [u32] {
+        if before.first().copied() == self.bos { before.get(1..).unwrap_or_default() } else { before }
+    }
+
+    /// The text that `ids` add to the text of `before`.
+    pub(crate) fn added(&self, before: &[u32], ids: &[u32], special: SpecialTokens) -> Result<String> {
+        if self.reads_anywhere {
+            return self.decode_by(ids, special);
+        }
+        let whole = self.decode_by(&[before, ids].concat(), special)?;
+        match whole.strip_prefix(&self.decode_by(before, special)?) {
+            Some(added) => Ok(added.to_owned()),
+            // A character whose bytes lie on both sides of the border.
+            None => self.decode_by(ids, special),
+        }
+    }
+
+    pub(crate) fn decode_by(&self, ids: &[u32], special: SpecialTokens) -> Result<String> {
         if let Some(id) = ids.iter().find(|id| self.start.id_to_token(**id).is_none()) {
             bail!("id {id} is not in the tokenizer's vocabulary of {}", self.vocab_size);
         }
-        self.start.decode(ids, skip_special).map_err(|error| anyhow!(error))
+        self.start.decode(ids, special == SpecialTokens::Hidden).map_err(|error| anyhow!(error))
     }
+
+    /// Is the id left out where special tokens are hidden?
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        let added = self.start.get_added_vocabulary();
+        added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
+    }
+
+    /// Does the id stand for one byte of a character?
+    pub(crate) fn is_byte(&self, id: u32) -> bool {
+        let is_byte = |token: &str| {
+            let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+            digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+        };
+        self.falls_back_to_bytes && self.start.id_to_token(id).is_some_and(|token| is_byte(&token))
+    }
+}
+
+/// A decoder and the decoders it is made of.
+fn decoders(decoder: &Value) -> impl Iterator<Item = &Value> {
+    std::iter::once(decoder).chain(decoder["decoders"].as_array().into_iter().flatten())
+}
+
+/// Does every token give the same text wherever it stands? Without a decoder, tokens are put together with blanks.
+fn reads_anywhere(decoder: &Value) -> bool {
+    let is_local = |step: &Value| match step["type"].as_str() {
+        Some("Sequence" | "ByteLevel" | "ByteFallback" | "Fuse" | "Replace") => true,
+        Some("Strip") => step["start"] == 0 && step["stop"] == 0,
+        _ => false,
+    };
+    decoders(decoder).all(is_local)
 }
 
 fn no_token(text: &str, at: usize) -> anyhow::Error {
