@@ -2,6 +2,7 @@
 //! threads by fixed chunks, so that a sum's order never depends on how many threads there are.
 
 mod attention;
+pub(super) mod head;
 mod layer;
 mod matrix;
 mod vector;
@@ -12,10 +13,10 @@ use burn::backend::{Flex, TensorMetadata, backend_extension, flex::FlexTensor, t
 use pulp::Arch;
 use rayon::prelude::*;
 
-use matrix::{Dense, Operand, Shared, Target, empty, owned, product, threads};
+use matrix::{Dense, Operand, Shared, Target, empty, owned, product, project, threads};
 use vector::{dot, exp, lanes, log_sum_exp, sigmoid};
 
-use super::{AdamStep, Rotary, Sequences};
+use super::{AdamStep, Rotary, Sequences, Wanted};
 
 /// Elements that one task of an element-wise operation takes.
 const CHUNK: usize = 16 * 1024;
@@ -95,6 +96,22 @@ pub trait Fused: burn::backend::Backend {
         temperature: f32,
     ) -> FloatTensor<Self>;
     fn entropy(logits: FloatTensor<Self>, temperature: f32) -> FloatTensor<Self>;
+    fn head(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: Arc<Vec<usize>>,
+        temperature: f32,
+    ) -> FloatTensor<Self>;
+    fn head_back(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        told: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        targets: Arc<Vec<usize>>,
+        temperature: f32,
+        wanted: Wanted,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
     fn adamw(
         weight: FloatTensor<Self>,
         first: FloatTensor<Self>,
@@ -107,27 +124,8 @@ pub trait Fused: burn::backend::Backend {
 impl Fused for Flex {
     fn linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let (x, weight) = (Dense::new(&x), Dense::new(&weight));
-        let (m, n, k) = (x.height(), weight.height(), x.width());
-        // Below this the library takes another summation order; padding with zero rows keeps a
-        // token's result independent of how many others are in the batch.
-        let least = 256 / n + 2;
-        let weight_columns = Operand(weight.slice().as_ptr(), 1, k);
-        let mut output = empty([m, n]);
-        let to = Shared::of(&mut output).0;
-        // SAFETY: sizes are those of the three dense tensors, or of the padded copies.
-        unsafe {
-            if m >= least {
-                let from = Operand(x.slice().as_ptr(), k, 1);
-                product([m, n, k], Target(to, n, false), from, weight_columns, threads());
-            } else {
-                let mut padded = vec![0.0; least * k];
-                padded[..m * k].copy_from_slice(x.slice());
-                let mut product_padded = vec![0.0; least * n];
-                let target = Target(product_padded.as_mut_ptr(), n, false);
-                product([least, n, k], target, Operand(padded.as_ptr(), k, 1), weight_columns, threads());
-                output.storage_mut::<f32>().copy_from_slice(&product_padded[..m * n]);
-            }
-        }
+        let mut output = empty([x.height(), weight.height()]);
+        project(x.slice(), weight.slice(), x.width(), output.storage_mut::<f32>());
         output
     }
 
@@ -469,6 +467,38 @@ impl Fused for Flex {
                 },
             );
         });
+        output
+    }
+
+    fn head(hidden: FlexTensor, weight: FlexTensor, targets: Arc<Vec<usize>>, temperature: f32) -> FlexTensor {
+        head::forward(hidden, weight, &targets, temperature)
+    }
+
+    fn head_back(
+        hidden: FlexTensor,
+        weight: FlexTensor,
+        told: FlexTensor,
+        gradient: FlexTensor,
+        targets: Arc<Vec<usize>>,
+        temperature: f32,
+        wanted: Wanted,
+    ) -> (FlexTensor, FlexTensor) {
+        head::back([hidden, weight, told, gradient], &targets, temperature, wanted)
+    }
+
+    fn sum_of_squares(x: FlexTensor) -> FlexTensor {
+        let x = Dense::new(&x);
+        let squares = |part: &[f32]| {
+            let mut sum = 0.0;
+            Arch::new().dispatch(
+                #[inline(always)]
+                || sum = dot(part, part),
+            );
+            f64::from(sum)
+        };
+        let parts: Vec<f64> = x.slice().par_chunks(CHUNK).map(squares).collect();
+        let mut output = empty([1]);
+        output.storage_mut::<f32>()[0] = parts.iter().sum::<f64>() as f32;
         output
     }
 

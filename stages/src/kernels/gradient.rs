@@ -12,7 +12,7 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-use super::{AdamStep, Rotary, Sequences, flex::Fused};
+use super::{AdamStep, Rotary, Sequences, Wanted, flex::Fused};
 
 /// Records an operation: its tracked inputs, what its gradient needs, the forward value, and the gradient.
 ///
@@ -177,6 +177,40 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         )
     }
 
+    /// By hand: its gradient needs what the forward pass found, and leaves out that of a head that nobody trains.
+    fn head(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: Arc<Vec<usize>>,
+        temperature: f32,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Head;
+        impl<B: Fused> Backward<B, 2> for Head {
+            type State = ([FloatTensor<B>; 3], Arc<Vec<usize>>, f32);
+            fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+                let gradient = gradients.consume::<B>(&ops.node);
+                let ([hidden, weight, told], targets, temperature) = ops.state;
+                let [hidden_parent, weight_parent] = ops.parents;
+                let wanted = if weight_parent.is_some() { Wanted::Both } else { Wanted::Hidden };
+                let (to_hidden, to_weight) = B::head_back(hidden, weight, told, gradient, targets, temperature, wanted);
+                if let Some(parent) = hidden_parent {
+                    gradients.register::<B>(parent.id, to_hidden);
+                }
+                if let Some(parent) = weight_parent {
+                    gradients.register::<B>(parent.id, to_weight);
+                }
+            }
+        }
+        let nodes = [hidden.node(), weight.node()];
+        let (hidden, weight) = (hidden.into_primitive(), weight.into_primitive());
+        let told = B::head(hidden.clone(), weight.clone(), targets.clone(), temperature);
+        match Head.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(([hidden, weight, told.clone()], targets, temperature), told),
+            OpsKind::UnTracked(prepared) => prepared.finish(told),
+        }
+    }
+
     fn linear_back_x(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         unreachable!("{NO_SECOND_ORDER}")
     }
@@ -244,6 +278,22 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
 
     fn logprobs_back(_: FloatTensor<Self>, _: FloatTensor<Self>, _: Arc<Vec<usize>>, _: f32) -> FloatTensor<Self> {
         unreachable!("{NO_SECOND_ORDER}")
+    }
+
+    fn head_back(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Arc<Vec<usize>>,
+        _: f32,
+        _: Wanted,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{NO_SECOND_ORDER}")
+    }
+
+    fn sum_of_squares(_: FloatTensor<Self>) -> FloatTensor<Self> {
+        unreachable!("gradients are measured outside autodiff")
     }
 
     fn entropy(_: FloatTensor<Self>, _: f32) -> FloatTensor<Self> {

@@ -233,6 +233,51 @@ pub fn entropy(logits: Tensor<2>, temperature: f32) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as flex::Fused>::entropy(logits.into_dispatch(), temperature))
 }
 
+/// From this many entries on, a vocabulary's logits are computed piece by piece and never held; below, holding them
+/// costs little and saves computing them twice.
+pub const LARGE_VOCABULARY: usize = 8192;
+
+/// Bytes that [`head`] holds while it computes, whatever the numbers of rows and entries, at most.
+pub const HEAD_BYTES: usize = flex::head::BLOCK * flex::head::ENTRIES * size_of::<f32>();
+
+/// Whose gradients a head is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Both,
+    /// The weight is not trained.
+    Hidden,
+}
+
+/// [`logprobs`] and [`entropy`] of `linear(hidden, weight)`, without holding its result `[rows, vocab]`.
+///
+/// `hidden` `[rows, hidden]`, `weight` `[vocab, hidden]`; both results `[rows]`. On the CPU the gradient computes the
+/// logits once more; elsewhere autodiff keeps them.
+#[must_use]
+pub fn head(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: &Arc<Vec<usize>>,
+    temperature: f32,
+) -> (Tensor<1>, Tensor<1>) {
+    if !is_flex(&hidden.device()) {
+        return plain::head(&hidden, &weight, targets, temperature);
+    }
+    let (hidden, weight) = (hidden.into_dispatch(), weight.into_dispatch());
+    let told: Tensor<2> =
+        Tensor::from_dispatch(<Dispatch as flex::Fused>::head(hidden, weight, targets.clone(), temperature));
+    let row = |told: Tensor<2>, at: usize| told.narrow(0, at, 1).reshape([targets.len()]);
+    (row(told.clone(), 0), row(told.without_autodiff(), 1))
+}
+
+/// The sum of the squares of all elements, `[1]`, in fixed chunks and without holding them. Carries no gradient.
+#[must_use]
+pub fn sum_of_squares(x: Tensor<2>) -> Tensor<1> {
+    if !is_flex(&x.device()) {
+        return x.powi_scalar(2).sum();
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::sum_of_squares(x.into_dispatch()))
+}
+
 /// What one AdamW step needs beside the tensors (Loshchilov & Hutter, arXiv 1711.05101; names as in PyTorch).
 #[derive(Debug, Clone, Copy)]
 pub struct AdamStep {

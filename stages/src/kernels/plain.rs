@@ -158,6 +158,22 @@ pub fn entropy(logits: Tensor<2>, temperature: f32) -> Tensor<1> {
     (logprobs.clone().exp() * logprobs).sum_dim(1).reshape([count]) * -1.0
 }
 
+/// Rows whose logits are computed at once.
+const HEAD_ROWS: usize = 64;
+
+pub fn head(hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[usize], temperature: f32) -> (Tensor<1>, Tensor<1>) {
+    let (told, entropies) = targets
+        .chunks(HEAD_ROWS)
+        .enumerate()
+        .map(|(piece, targets)| {
+            let logits = linear(hidden.clone().narrow(0, piece * HEAD_ROWS, targets.len()), weight.clone());
+            let entropies = entropy(logits.clone().without_autodiff(), temperature);
+            (logprobs(logits, targets, temperature), entropies)
+        })
+        .unzip();
+    (Tensor::cat(told, 0), Tensor::cat(entropies, 0))
+}
+
 pub fn adamw(moments: Moments, gradient: Tensor<2>, settings: AdamStep) -> Moments {
     let AdamStep { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step } = settings;
     let gradient = gradient * gradient_scale;

@@ -217,3 +217,86 @@ fn adamw_equals_its_plain_form_and_its_first_step_is_the_learning_rate() {
     let state = Moments { weight: one(2.0), first: one(0.0), second: one(0.0) };
     assert_close(&values(adamw(state, one(3.0), settings).weight), &[1.898], "one step by hand");
 }
+
+/// Four pieces of the vocabulary, the last one short, and more than one block of rows.
+fn head_inputs() -> ([Tensor<2>; 2], Arc<Vec<usize>>) {
+    let (rows, vocab) = (1030, 6500);
+    let targets = Arc::new((0..rows).map(|row| row * 7919 % vocab).collect());
+    ([normal(1, [rows, 16]), normal(2, [vocab, 16])], targets)
+}
+
+#[test]
+fn head_equals_its_plain_form() {
+    let (inputs, targets) = head_inputs();
+    for temperature in [1.0, 0.7] {
+        let as_column = |(logprobs, _): (Tensor<1>, Tensor<1>)| logprobs.reshape([targets.len(), 1]);
+        assert_equal("head", &inputs, &|x| as_column(head(x[0].clone(), x[1].clone(), &targets, temperature)), &|x| {
+            as_column(plain::head(&x[0], &x[1], &targets, temperature))
+        });
+        let [hidden, weight] = inputs.clone();
+        let fused = values(head(hidden.clone(), weight.clone(), &targets, temperature).1);
+        assert_close(&fused, &values(plain::head(&hidden, &weight, &targets, temperature).1), "entropy of head");
+        let whole = linear(hidden, weight);
+        assert_close(&fused, &values(entropy(whole, temperature)), "entropy of head");
+    }
+}
+
+#[test]
+fn head_of_two_entries_is_what_paper_and_pencil_give() {
+    // Logits 0 and ln 3 in the first row, ln 3 and 0 in the second: the softmax is (1/4, 3/4) and (3/4, 1/4).
+    let device = Device::flex();
+    let hidden = Tensor::<2>::from_data([[0.0, 3.0_f32.ln()], [3.0_f32.ln(), 0.0]], &device);
+    let weight = Tensor::<2>::from_data([[1.0, 0.0], [0.0, 1.0]], &device);
+    let (logprobs, entropies) = head(hidden, weight, &Arc::new(vec![1, 1]), 1.0);
+    assert_close(&values(logprobs), &[0.75_f32.ln(), 0.25_f32.ln()], "logprobs");
+    let both = -(0.75 * 0.75_f32.ln() + 0.25 * 0.25_f32.ln());
+    assert_close(&values(entropies), &[both, both], "entropies");
+}
+
+#[test]
+fn a_row_of_head_does_not_depend_on_the_batch() {
+    let ([hidden, weight], targets) = head_inputs();
+    let (all, entropies) = head(hidden.clone(), weight.clone(), &targets, 1.0);
+    let (all, entropies) = (values(all), values(entropies));
+    for rows in [1, 2, 5, 64, 1025] {
+        let some = Arc::new(targets[..rows].to_vec());
+        let (logprobs, some_entropies) = head(hidden.clone().narrow(0, 0, rows), weight.clone(), &some, 1.0);
+        assert_eq!(values(logprobs), all[..rows], "{rows} rows");
+        assert_eq!(values(some_entropies), entropies[..rows], "{rows} rows");
+    }
+}
+
+#[test]
+fn head_gives_the_same_bits_on_any_number_of_threads() {
+    let (inputs, targets) = head_inputs();
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let both = |x: &[Tensor<2>]| head(x[0].clone(), x[1].clone(), &targets, 1.0).0.reshape([targets.len(), 1]);
+        pool.install(|| run(&inputs, &both))
+    };
+    let one = on(1);
+    for threads in [2, 3] {
+        assert_eq!(on(threads), one, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_head_that_is_not_trained_hands_the_same_gradient_down() {
+    let ([hidden, weight], targets) = head_inputs();
+    let down = |weight: Tensor<2>| {
+        let hidden = hidden.clone().autodiff().require_grad();
+        let gradients = head(hidden.clone(), weight, &targets, 1.0).0.sum().backward();
+        values(hidden.grad(&gradients).unwrap())
+    };
+    assert_eq!(down(weight.clone().autodiff()), down(weight.autodiff().require_grad()));
+}
+
+#[test]
+fn a_sum_of_squares_is_exact_where_numbers_are_whole() {
+    // 1 + 4 + 9 + .. + 300^2 = 300 * 301 * 601 / 6, which an f32 holds.
+    let row: Vec<f32> = (1..=300_u16).map(f32::from).collect();
+    let row = Tensor::<2>::from_data(TensorData::new(row, [10, 30]), &Device::flex());
+    assert_eq!(values(sum_of_squares(row)), [9_045_050.0]);
+    let ones = Tensor::<2>::ones([500, 100], &Device::flex());
+    assert_eq!(values(sum_of_squares(ones)), [50_000.0]);
+}

@@ -1,7 +1,7 @@
 //! The one decoder-only transformer, in reading order: embedding, layers, head.
 //! Fields are named like the Hugging Face weights. Knows nothing of files or of sampling.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -129,19 +129,29 @@ pub struct Cache {
 }
 
 impl Decoder {
-    /// Puts a checkpoint's weights on a device.
+    /// Puts a copy of a checkpoint's weights on a device.
+    ///
+    /// # Errors
+    /// As [`Decoder::taking`].
+    pub fn new(config: &Config, weights: &Weights, device: &Device) -> Result<Self> {
+        Self::taking(config, weights.clone(), device)
+    }
+
+    /// Puts a checkpoint's weights on a device; on the CPU they stay where they are, and no second copy is made.
     ///
     /// # Errors
     /// When a weight is missing; reading a checkpoint has checked names and shapes already.
-    pub fn new(config: &Config, weights: &Weights, device: &Device) -> Result<Self> {
+    pub fn taking(config: &Config, weights: Weights, device: &Device) -> Result<Self> {
+        let weights = RefCell::new(weights);
         let take = |name: String| -> Result<Tensor<2>> {
-            let Weight { shape, values } = weights.get(&name).with_context(|| format!("no weight `{name}`"))?;
+            let weight = weights.borrow_mut().remove(&name);
+            let Weight { shape, values } = weight.with_context(|| format!("no weight `{name}`"))?;
             let shape = match shape[..] {
                 [width] => [1, width],
                 [out, width] => [out, width],
                 _ => anyhow::bail!("weight `{name}` has {} dimensions", shape.len()),
             };
-            Ok(Tensor::from_data(TensorData::new(values.clone(), shape), device))
+            Ok(Tensor::from_data(TensorData::new(values, shape), device))
         };
         let projection = |name: String, biased: bool| -> Result<Projection> {
             let bias = if biased { Some(take(format!("{name}.bias"))?) } else { None };
@@ -223,7 +233,37 @@ impl Decoder {
     /// `hidden` `[rows, hidden]` to `[rows, vocab]`.
     #[must_use]
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        kernels::linear(hidden, self.lm_head.as_ref().unwrap_or(&self.embed_tokens).clone())
+        kernels::linear(hidden, self.head())
+    }
+
+    /// `[vocab, hidden]`
+    fn head(&self) -> Tensor<2> {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).clone()
+    }
+
+    /// Log-probability `[rows]` of each target after `hidden` `[rows, hidden]`.
+    #[must_use]
+    pub fn logprobs(&self, hidden: Tensor<2>, targets: &Arc<Vec<usize>>, temperature: f32) -> Tensor<1> {
+        if self.config.vocab_size >= kernels::LARGE_VOCABULARY {
+            return kernels::head(hidden, self.head(), targets, temperature).0;
+        }
+        kernels::logprobs(self.logits(hidden), targets, temperature)
+    }
+
+    /// As [`Decoder::logprobs`], with the entropy `[rows]` of the distributions that they come from.
+    #[must_use]
+    pub fn logprobs_and_entropy(
+        &self,
+        hidden: Tensor<2>,
+        targets: &Arc<Vec<usize>>,
+        temperature: f32,
+    ) -> (Tensor<1>, Tensor<1>) {
+        if self.config.vocab_size >= kernels::LARGE_VOCABULARY {
+            return kernels::head(hidden, self.head(), targets, temperature);
+        }
+        let logits = self.logits(hidden);
+        let entropy = kernels::entropy(logits.clone(), temperature);
+        (kernels::logprobs(logits, targets, temperature), entropy)
     }
 
     fn attend(
@@ -307,19 +347,28 @@ impl Decoder {
         tracked
     }
 
-    /// The weights on the host.
+    /// A copy of the weights, on the host.
     ///
     /// # Errors
     /// When the device fails to hand one over.
     pub fn weights(&self) -> Result<Weights> {
+        self.clone().into_weights()
+    }
+
+    /// The weights on the host, each let go by the device as it is handed over.
+    ///
+    /// # Errors
+    /// As [`Decoder::weights`].
+    pub fn into_weights(mut self) -> Result<Weights> {
         let mut weights = Weights::new();
         let mut failure = None;
-        self.clone().each(&mut |name, tensor| {
+        self.each(&mut |name, tensor| {
             let [out, width] = tensor.dims();
             // Norms and biases are vectors outside.
             let is_vector = name.ends_with("norm.weight") || name.rsplit('.').next() == Some("bias");
             let shape = if is_vector { vec![width] } else { vec![out, width] };
-            match tensor.clone().into_data().try_to_vec::<f32>() {
+            let nothing = Tensor::zeros([1, 1], &tensor.device());
+            match std::mem::replace(tensor, nothing).into_data().try_into_vec::<f32>() {
                 Ok(values) => drop(weights.insert(name.to_owned(), Weight { shape, values })),
                 Err(error) => failure = Some(anyhow::anyhow!("reading weight `{name}` back: {error:?}")),
             }

@@ -52,26 +52,23 @@ impl Batch {
         self.targets.len()
     }
 
-    /// Logits `[targets, vocab]` at the places that predict a target.
-    #[must_use]
-    pub fn logits(&self, decoder: &Decoder) -> Tensor<2> {
+    /// Hidden states `[targets, hidden]` at the places that predict a target: only these meet the vocabulary, prompts
+    /// never do.
+    fn hidden(&self, decoder: &Decoder) -> Tensor<2> {
         let hidden = decoder.hidden(&self.tokens, Attend::Within { sequences: &self.sequences, keep: None });
-        // Only these rows meet the vocabulary: prompts never do.
-        decoder.logits(kernels::rows(hidden, &self.places))
+        kernels::rows(hidden, &self.places)
     }
 
     /// Log-probability `[targets]` of every target.
     #[must_use]
     pub fn logprobs(&self, decoder: &Decoder, temperature: f32) -> Tensor<1> {
-        kernels::logprobs(self.logits(decoder), &self.targets, temperature)
+        decoder.logprobs(self.hidden(decoder), &self.targets, temperature)
     }
 
     /// As [`Batch::logprobs`], with the entropy `[targets]` of the distributions that they come from.
     #[must_use]
     pub fn logprobs_and_entropy(&self, decoder: &Decoder, temperature: f32) -> (Tensor<1>, Tensor<1>) {
-        let logits = self.logits(decoder);
-        let entropy = kernels::entropy(logits.clone(), temperature);
-        (kernels::logprobs(logits, &self.targets, temperature), entropy)
+        decoder.logprobs_and_entropy(self.hidden(decoder), &self.targets, temperature)
     }
 }
 

@@ -105,3 +105,26 @@ pub(super) unsafe fn product(
 pub(super) fn threads() -> gemm::Parallelism {
     gemm::Parallelism::Rayon(0)
 }
+
+/// `to[m, n] = x[m, k] weight[n, k]^T`, all dense. A row of the result does not depend on how many others there are.
+pub(super) fn project(x: &[f32], weight: &[f32], k: usize, to: &mut [f32]) {
+    let (m, n) = (x.len() / k, weight.len() / k);
+    debug_assert_eq!(to.len(), m * n);
+    // Below this the library takes another summation order; padding with zero rows keeps a
+    // token's result independent of how many others are in the batch.
+    let least = 256 / n + 2;
+    let weight_columns = Operand(weight.as_ptr(), 1, k);
+    // SAFETY: sizes are those of the three slices, or of the padded copies.
+    unsafe {
+        if m >= least {
+            product([m, n, k], Target(to.as_mut_ptr(), n, false), Operand(x.as_ptr(), k, 1), weight_columns, threads());
+        } else {
+            let mut padded = vec![0.0; least * k];
+            padded[..m * k].copy_from_slice(x);
+            let mut product_padded = vec![0.0; least * n];
+            let target = Target(product_padded.as_mut_ptr(), n, false);
+            product([least, n, k], target, Operand(padded.as_ptr(), k, 1), weight_columns, threads());
+            to.copy_from_slice(&product_padded[..m * n]);
+        }
+    }
+}

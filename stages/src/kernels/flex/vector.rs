@@ -46,6 +46,29 @@ pub(super) fn lanes(length: usize, term: impl Fn(usize) -> f32) -> f32 {
     total
 }
 
+/// As [`lanes`], two sums at once.
+#[inline(always)]
+pub(super) fn lanes_of_two(length: usize, terms: impl Fn(usize) -> (f32, f32)) -> (f32, f32) {
+    let mut partial = ([0.0_f32; 32], [0.0_f32; 32]);
+    let whole = length / 32 * 32;
+    for start in (0..whole).step_by(32) {
+        for lane in 0..32 {
+            let (first, second) = terms(start + lane);
+            partial.0[lane] += first;
+            partial.1[lane] += second;
+        }
+    }
+    let mut total = (0.0, 0.0);
+    for lane in 0..32 {
+        total = (total.0 + partial.0[lane], total.1 + partial.1[lane]);
+    }
+    for i in whole..length {
+        let (first, second) = terms(i);
+        total = (total.0 + first, total.1 + second);
+    }
+    total
+}
+
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let length = a.len().min(b.len());
