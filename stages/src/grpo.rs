@@ -184,7 +184,8 @@ impl Stage for Grpo {
         let mut checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");
-        let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
+        let weights = std::mem::take(&mut checkpoint.weights);
+        let decoder = Decoder::taking(&checkpoint.config, weights, &compute.device()?)?;
         let mut training = Training {
             stage: self,
             settings: self.in_force(),
@@ -204,8 +205,9 @@ impl Stage for Grpo {
         while training.trainer.steps < training.settings.steps {
             training.phase()?;
         }
-        let weights = training.trainer.decoder.weights()?;
-        checkpoint.weights = weights;
+        let Training { trainer: Trainer { decoder, moments, .. }, reference, .. } = training;
+        drop((moments, reference));
+        checkpoint.weights = decoder.into_weights()?;
         checkpoint.save(ctx.output())
     }
 }
@@ -456,7 +458,7 @@ impl Training<'_> {
         let weights = self.trainer.decoder.weights()?;
         weights::write(&folder, &self.checkpoint.config, &weights, weights::Dtype::F32)?;
         // Built anew: sharing the trainer's buffers would make every update copy them.
-        self.reference = Decoder::new(&self.checkpoint.config, &weights, &self.trainer.decoder.device())?;
+        self.reference = Decoder::taking(&self.checkpoint.config, weights, &self.trainer.decoder.device())?;
         self.notes.reference_of = step;
         Ok(())
     }
@@ -483,7 +485,7 @@ impl Training<'_> {
             self.notes = notes;
             if self.notes.reference_of > 0 {
                 let weights = weights::read(&self.reference_folder(self.notes.reference_of), &self.checkpoint.config)?;
-                self.reference = Decoder::new(&self.checkpoint.config, &weights, &self.trainer.decoder.device())?;
+                self.reference = Decoder::taking(&self.checkpoint.config, weights, &self.trainer.decoder.device())?;
             }
         }
         self.ctx.rewind(self.trainer.steps)

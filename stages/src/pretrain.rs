@@ -129,7 +129,7 @@ impl Stage for Pretrain {
             validation: (!held_out.is_empty()).then_some((&held_out, self.validate_every)),
             about: Vec::new(),
         };
-        fit::fit(checkpoint.clone(), &lesson, compute, ctx)?.save(ctx.output())
+        fit::fit(checkpoint, &lesson, compute, ctx)?.save(ctx.output())
     }
 }
 

@@ -140,7 +140,7 @@ impl Sft {
             validation: (!held_out.is_empty()).then_some((&held_out, 0)),
             about: counted.into_iter().collect(),
         };
-        fit::fit(checkpoint.clone(), &lesson, compute, ctx)
+        fit::fit(checkpoint, &lesson, compute, ctx)
     }
 
     /// The examples as they fit the model's context.

@@ -186,6 +186,7 @@ pub fn read(folder: &Path, config: &Config) -> Result<Weights> {
                 tensor.shape()
             );
             weights.insert(name.to_owned(), Weight { shape, values: values(&tensor, name, &path)? });
+            let_go(&map, tensor.data());
         }
     }
     if let Some((name, shape)) = wanted.first_key_value() {
@@ -259,6 +260,18 @@ fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.with_context(|| format!("mapping {}", path.display()))
 }
 
+/// Gives the pages of a part of a map back: those that were read count as memory in use. Read again, they come from
+/// the file.
+pub(crate) fn let_go(map: &Mmap, part: &[u8]) {
+    #[cfg(unix)]
+    {
+        let start = part.as_ptr().addr() - map.as_ptr().addr();
+        // SAFETY: the map is of a file, and only read: no page holds anything that the file does not.
+        // Refused, it saves nothing and harms nothing.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len()) };
+    }
+}
+
 /// Says of a file that cannot be read whether it was cut short, and where.
 fn broken(path: &Path, bytes: &[u8], error: &SafeTensorError) -> anyhow::Error {
     let place = path.display();
@@ -323,17 +336,27 @@ impl View for Encoded<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.weight.values.iter();
+        let values = &self.weight.values;
         match self.dtype {
-            Dtype::F32 => values.flat_map(|value| value.to_le_bytes()).collect(),
-            Dtype::Bf16 => values.flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
-            Dtype::F16 => values.flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+            #[cfg(target_endian = "little")]
+            // SAFETY: every bit pattern is a byte, and the bytes of an f32 in memory are those of the file.
+            Dtype::F32 => Cow::Borrowed(unsafe { values.align_to::<u8>().1 }),
+            #[cfg(target_endian = "big")]
+            Dtype::F32 => Cow::Owned(encode(values, f32::to_le_bytes)),
+            Dtype::Bf16 => Cow::Owned(encode(values, |value| bf16::from_f32(value).to_le_bytes())),
+            Dtype::F16 => Cow::Owned(encode(values, |value| f16::from_f32(value).to_le_bytes())),
         }
     }
 
     fn data_len(&self) -> usize {
         self.weight.values.len() * if self.dtype == Dtype::F32 { 4 } else { 2 }
     }
+}
+
+fn encode<const N: usize>(values: &[f32], bytes: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
+    let mut encoded = vec![0; values.len() * N];
+    encoded.as_chunks_mut::<N>().0.par_iter_mut().zip(values).for_each(|(to, value)| *to = bytes(*value));
+    encoded
 }
 
 #[cfg(test)]

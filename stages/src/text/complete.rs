@@ -44,7 +44,7 @@ impl Policy {
     /// As [`Checkpoint::open`]; when this binary has no such device.
     pub fn open(folder: &Path, compute: &Compute) -> Result<Self> {
         let Checkpoint { config, weights, tokenizer } = Checkpoint::open(folder)?;
-        Ok(Self { decoder: Decoder::new(&config, &weights, &compute.device()?)?, tokenizer })
+        Ok(Self { decoder: Decoder::taking(&config, weights, &compute.device()?)?, tokenizer })
     }
 
     #[must_use]

@@ -43,7 +43,9 @@ struct Notes {}
 /// # Errors
 /// [`Cancelled`] after saving; a loss or gradient that is not finite; a sequence longer than the context.
 pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: &Context) -> Result<Checkpoint> {
-    let decoder = Decoder::new(&checkpoint.config, &checkpoint.weights, &compute.device()?)?;
+    // Taken: a copy on the host would be held all through the training.
+    let weights = std::mem::take(&mut checkpoint.weights);
+    let decoder = Decoder::taking(&checkpoint.config, weights, &compute.device()?)?;
     let mut trainer = Trainer::new(decoder, lesson.optimiser);
     let mut saver = Saver::new(ctx.scratch(), compute.save_every());
     saver.resume::<Notes>(&mut trainer)?;
@@ -103,7 +105,9 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
             saver.save(&trainer, &Notes {})?;
         }
     }
-    checkpoint.weights = trainer.decoder.weights()?;
+    let Trainer { decoder, moments, .. } = trainer;
+    drop(moments);
+    checkpoint.weights = decoder.into_weights()?;
     Ok(checkpoint)
 }
 

@@ -79,10 +79,7 @@ impl Trainer {
         let Accumulated { tracked, gradients } = accumulated;
         // The tracked copies hold the weights' buffers; dropped, the update happens in place.
         drop(tracked);
-        let squares: f64 = gradients
-            .iter()
-            .map(|gradient| f64::from((gradient.clone() * gradient.clone()).sum().into_scalar::<f32>()))
-            .sum();
+        let squares: f64 = gradients.iter().map(sum_of_squares).sum();
         let gradient_norm = squares.sqrt();
         ensure!(
             gradient_norm.is_finite(),
@@ -135,9 +132,21 @@ impl Accumulated {
         if self.gradients.is_empty() {
             self.gradients = fresh;
         } else {
-            for (sum, more) in self.gradients.iter_mut().zip(fresh) {
-                *sum = sum.clone() + more;
-            }
+            let sums = std::mem::take(&mut self.gradients);
+            self.gradients = sums.into_iter().zip(fresh).map(|(sum, more)| sum + more).collect();
         }
     }
+}
+
+/// Elements from which on the squares of a gradient are added up without being held.
+const LARGE: usize = 1 << 24;
+
+fn sum_of_squares(gradient: &Tensor<2>) -> f64 {
+    let [out, width] = gradient.dims();
+    let sum = if out * width < LARGE {
+        (gradient.clone() * gradient.clone()).sum()
+    } else {
+        kernels::sum_of_squares(gradient.clone())
+    };
+    f64::from(sum.into_scalar::<f32>())
 }
