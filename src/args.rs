@@ -227,7 +227,7 @@ pub enum Verb {
         #[command(flatten)]
         pick: Pick,
     },
-    /// Print a node's log and metrics
+    /// Print a node's log and metrics: as it runs or when it failed, else those of its last result
     Log {
         /// The pipeline's YAML file
         file: PathBuf,

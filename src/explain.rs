@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use engine::{Artifact, Facts, FactsNow, Fingerprint, Forecast, Node, Plan, Reason, Store, Verdict, facts_now, forecast};
+use engine::{
+    Artifact, Facts, FactsNow, Fingerprint, Forecast, Node, Plan, Reason, Store, Verdict, facts_now, forecast,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -113,11 +115,7 @@ fn tell(node: &str, forecasts: &[Forecast], depth: usize) {
     match &forecast.verdict {
         Verdict::Reuse(reuse) => {
             let Artifact { fingerprint, brief, .. } = &reuse.artifact;
-            say!(
-                "{indent}{node} is reused: result {} was made {}",
-                fingerprint.short(),
-                brief.started
-            );
+            say!("{indent}{node} is reused: result {} was made {}", fingerprint.short(), brief.started);
             if !reuse.since_before.is_empty() {
                 say!("{indent}  it took the place of an earlier result:");
                 tell_reasons(&reuse.since_before, depth + 2);

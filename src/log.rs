@@ -1,33 +1,42 @@
-//! `mashbill log`: what a node's programs wrote, and its metrics line by line.
+//! `mashbill log`: what a node's programs wrote, and its metrics line by line: of the node as it runs or failed, else of
+//! its last result.
 
 use std::path::Path;
 
-use engine::Artifact;
+use engine::{Artifact, FactsNow, Fingerprint, Records, facts_now};
 use serde_json::Value;
 
 use crate::{
     args::Global,
     outcome::{Code, Trouble},
     pipeline,
-    screen::{self, BOLD, RESET, say, table},
+    screen::{self, BOLD, DIM, RESET, say, table},
 };
 
 pub fn log(file: &Path, node: &str, lines: usize, global: &Global) -> Result<Code, Trouble> {
     let plan = pipeline::plan(file, global)?;
     let node = pipeline::node(&plan, node)?;
     let store = pipeline::store(&plan.root, global)?;
-    let last = store.last(&plan.name, &node.name);
-    let Some(artifact) = last.and_then(|last| store.recall_artifact(last.fingerprint)) else {
+    let unfinished = match facts_now(&plan, &node.name, &store)? {
+        Some(FactsNow { facts, unknown, .. }) if unknown.is_empty() => store.unfinished(Fingerprint::of(&facts)),
+        Some(_) | None => None,
+    };
+    if unfinished.is_some() {
+        screen::note(&format!("{DIM}of a result that is not finished: it runs now, or was stopped, or failed{RESET}"));
+    }
+    let last = || store.recall_artifact(store.last(&plan.name, &node.name)?.fingerprint);
+    let Some(records) = unfinished.or_else(|| last().as_ref().map(Artifact::records)) else {
         screen::error(&format!("`{}` has no result yet", node.name));
         screen::note(&format!("  hint: mashbill run {} --until {}", file.display(), node.name));
         return Ok(Code::Failed);
     };
-    tell(&artifact, if lines == 0 { usize::MAX } else { lines });
+    tell(&records, if lines == 0 { usize::MAX } else { lines });
     Ok(Code::Done)
 }
 
-fn tell(artifact: &Artifact, lines: usize) {
-    if let Some(log) = artifact.log() {
+fn tell(records: &Records, lines: usize) {
+    let log = records.log();
+    if let Some(log) = &log {
         let all: Vec<&str> = log.lines().collect();
         let left = all.len().saturating_sub(lines);
         if left > 0 {
@@ -35,7 +44,7 @@ fn tell(artifact: &Artifact, lines: usize) {
         }
         all[left..].iter().for_each(|line| say!("{line}"));
     }
-    let metrics = artifact.metrics();
+    let metrics = records.metrics();
     let mut names: Vec<&str> = Vec::new();
     for name in metrics.iter().flat_map(|line| line.keys()) {
         if !names.contains(&name.as_str()) {
@@ -54,7 +63,7 @@ fn tell(artifact: &Artifact, lines: usize) {
     for line in &metrics[metrics.len().saturating_sub(lines)..] {
         rows.push(names.iter().map(|name| text(line.get(*name))).collect());
     }
-    if metrics.is_empty() && artifact.log().is_none() {
+    if metrics.is_empty() && log.is_none() {
         screen::note("the stage recorded neither a log nor metrics");
     } else if !metrics.is_empty() {
         table(&rows);

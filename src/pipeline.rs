@@ -11,6 +11,12 @@ use crate::{args::Global, outcome::Trouble};
 
 /// Reads a pipeline and resolves it.
 pub fn plan(file: &Path, global: &Global) -> Result<Plan, Trouble> {
+    let spec = Spec::parse(sources(file, global)?).map_err(Trouble::Mistakes)?;
+    Plan::resolve(&spec, &::stages::registry()).map_err(Trouble::Mistakes)
+}
+
+/// The text of a pipeline, and what was said on the command line.
+pub fn sources(file: &Path, global: &Global) -> Result<Sources, Trouble> {
     let text = match fs::read(file).map(String::from_utf8) {
         Ok(Ok(text)) => text,
         Ok(Err(_)) => return Err(Trouble::usage(format!("`{}` is not UTF-8 text", file.display()))),
@@ -22,9 +28,7 @@ pub fn plan(file: &Path, global: &Global) -> Result<Plan, Trouble> {
     let seed = global.seed.map(|seed| format!("seed={seed}"));
     let overrides = seed.into_iter().chain(global.set.iter().cloned()).collect();
     let profiles = global.profile.clone();
-    let sources = Sources { root: root(file, global)?, file: file.into(), text, profiles, overrides };
-    let spec = Spec::parse(sources).map_err(Trouble::Mistakes)?;
-    Plan::resolve(&spec, &::stages::registry()).map_err(Trouble::Mistakes)
+    Ok(Sources { root: root(file, global)?, file: file.into(), text, profiles, overrides })
 }
 
 /// The store that goes with a root.

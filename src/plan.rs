@@ -98,7 +98,10 @@ fn rows(forecast: &Forecast) -> Vec<Vec<String>> {
     let (colour, lines) = match &forecast.verdict {
         Verdict::Reuse(reuse) => {
             let other = reuse.device.as_ref().map(|(on, asked)| format!(", on {on} and not {asked}"));
-            (GREEN, vec![format!("{DIM}made {}{}{RESET}", ago(&reuse.artifact.brief.started), other.unwrap_or_default())])
+            (
+                GREEN,
+                vec![format!("{DIM}made {}{}{RESET}", ago(&reuse.artifact.brief.started), other.unwrap_or_default())],
+            )
         }
         Verdict::Run { reasons, resumes } => {
             let mut lines = sentences(reasons);

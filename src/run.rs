@@ -140,7 +140,7 @@ fn end_record(
 /// The logs of programs that ran now and of those whose results are reused, alike.
 fn tell_logs(report: &Report) {
     for node in &report.nodes {
-        if let Some(log) = node.artifact.as_ref().and_then(engine::Artifact::log) {
+        if let Some(log) = node.artifact.as_ref().and_then(|artifact| artifact.records().log()) {
             say!("{BOLD}{}{RESET}:\n{}\n", node.node, log.trim_end());
         }
     }

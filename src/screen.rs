@@ -8,7 +8,7 @@ use std::{
 };
 
 use indicatif::MultiProgress;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use crate::args::Color;
 
@@ -29,7 +29,12 @@ pub fn set_up(color: Color) {
         Color::Never => anstream::ColorChoice::Never.write_global(),
     }
     let filter = EnvFilter::try_from_env("MASHBILL_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).without_time().with_writer(|| Stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer(|| Stderr)
+        .init();
 }
 
 /// A line of the result, on stdout.

@@ -1,13 +1,13 @@
-//! `mashbill run --watch`: runs again whenever the bytes of the pipeline or of a source change.
+//! `mashbill run --watch`: runs again whenever the bytes of the pipeline, of what it includes or of a source change.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use engine::{Digest, Store};
+use engine::{Digest, NodeSource, Plan, Store};
 
 use crate::{
     args::Global,
@@ -31,9 +31,16 @@ pub fn again_and_again(
     once: impl Fn() -> Result<Code, Trouble>,
 ) -> Result<Code, Trouble> {
     let store = pipeline::store(&pipeline::root(file, global)?, global)?;
+    // Of a pipeline with mistakes, those of the last one without.
+    let mut sources = BTreeSet::new();
     loop {
         // Before the run, so that an edit during it is seen.
-        let before = files(file, global, &store);
+        if let Ok(plan) = pipeline::plan(file, global) {
+            sources = sources_of(&plan);
+        }
+        let included = pipeline::sources(file, global).map(|sources| sources.included()).unwrap_or_default();
+        let paths = [file.to_path_buf()].into_iter().chain(included).chain(sources.iter().cloned());
+        let before: Files = paths.map(|path| (path.clone(), store.digest(&path).ok())).collect();
         match once() {
             Ok(_) => {}
             Err(Trouble::Store(error)) => return Err(Trouble::Store(error)),
@@ -53,15 +60,10 @@ pub fn again_and_again(
     }
 }
 
-fn files(file: &Path, global: &Global, store: &Store) -> Files {
-    let mut paths = vec![file.to_path_buf()];
-    // Of a pipeline with mistakes only the file itself is known.
-    if let Ok(plan) = pipeline::plan(file, global) {
-        for source in plan.nodes().iter().flat_map(|node| &node.sources) {
-            paths.extend(source.files(&plan.root).unwrap_or_else(|_| vec![plan.root.join(&source.path)]));
-        }
-    }
-    paths.into_iter().map(|path| (path.clone(), store.digest(&path).ok())).collect()
+/// Every source of its nodes, with what those pull in.
+fn sources_of(plan: &Plan) -> BTreeSet<PathBuf> {
+    let files = |source: &NodeSource| source.files(&plan.root).unwrap_or_else(|_| vec![plan.root.join(&source.path)]);
+    plan.nodes().iter().flat_map(|node| &node.sources).flat_map(files).collect()
 }
 
 fn first_change<'a>(before: &'a Files, store: &Store) -> Option<&'a Path> {

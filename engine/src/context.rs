@@ -82,6 +82,8 @@ pub struct Context {
     pub(crate) deadline: Option<Instant>,
     pub(crate) watch: Box<dyn Fn(Progress) + Send + Sync>,
     pub(crate) files: Mutex<BTreeMap<&'static str, File>>,
+    /// The step that the stage is at.
+    pub(crate) step: Mutex<Option<tracing::Span>>,
 }
 
 impl Context {
@@ -109,6 +111,7 @@ impl Context {
             deadline: None,
             watch: Box::new(|_| ()),
             files: Mutex::default(),
+            step: Mutex::default(),
         })
     }
 
@@ -196,7 +199,7 @@ impl Context {
         (self.watch)(Progress { done, total, message: message.into() });
     }
 
-    /// Appends one line to `metrics.jsonl`: the step and its figures.
+    /// Appends one line to `metrics.jsonl`: the step and its figures. The step ends here, and the next begins.
     ///
     /// # Errors
     /// When the line cannot be written.
@@ -207,7 +210,12 @@ impl Context {
             // JSON has no NaN: a figure that does not exist is written as null.
             line.insert((*name).into(), serde_json::Number::from_f64(*value).map_or(Value::Null, Value::Number));
         }
-        self.append("metrics.jsonl", &Value::Object(line))
+        let line = Value::Object(line);
+        let mut at = self.step.lock().expect("no holder of this lock panics");
+        tracing::debug!(parent: at.as_ref().and_then(tracing::Span::id), %line, "step");
+        *at = Some(tracing::info_span!("step", after = step));
+        drop(at);
+        self.append("metrics.jsonl", &line)
     }
 
     /// Appends one line to `samples.jsonl`: anything worth reading afterwards, stamped with its step.

@@ -353,7 +353,11 @@ impl Stats {
 
 /// Of links, not of what they point to: a result holds none.
 fn stats_of(folder: &Path, paths: &[String]) -> io::Result<Stats> {
-    paths.iter().map(|path| Ok(Stat::of(&fs::symlink_metadata(folder.join(path))?))).collect::<io::Result<_>>().map(Stats)
+    paths
+        .iter()
+        .map(|path| Ok(Stat::of(&fs::symlink_metadata(folder.join(path))?)))
+        .collect::<io::Result<_>>()
+        .map(Stats)
 }
 
 impl Stat {

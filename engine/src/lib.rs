@@ -39,6 +39,7 @@ pub use digest::Digest;
 pub use explanation::{EXPLANATIONS, Explanation, explanation};
 pub use facts::{Change, Facts, Fingerprint, InputFacts, Legend, fact_text};
 pub use forecast::{FactsNow, Forecast, Reuse, Verdict, facts_now, forecast, forecast_with};
+pub use listing::Records;
 pub use manifest::{FileEntry, Manifest, Origin, Provenance};
 pub use plan::{Node, NodeInput, NodeSource, Plan};
 pub use reason::{Cause, Reason};

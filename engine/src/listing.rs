@@ -1,7 +1,7 @@
 //! What lies in a store, without a look at its data.
 //! Knows nothing of plans.
 
-use std::{fs, io};
+use std::{fs, io, path::PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -49,7 +49,30 @@ impl Store {
     }
 }
 
+/// What a stage recorded beside its result, or has so far.
+#[derive(Debug, Clone)]
+pub struct Records {
+    folder: PathBuf,
+}
+
 impl Artifact {
+    #[must_use]
+    pub fn records(&self) -> Records {
+        Records { folder: self.folder.clone() }
+    }
+}
+
+impl Store {
+    /// What was recorded of a result that is not finished: somebody makes it now, or failed or was stopped.
+    #[must_use]
+    pub fn unfinished(&self, fingerprint: Fingerprint) -> Option<Records> {
+        let folder = self.root().join("drafts").join(fingerprint.to_string()).join("records");
+        let mut entries = fs::read_dir(&folder).ok()?;
+        entries.next().is_some().then_some(Records { folder })
+    }
+}
+
+impl Records {
     /// Every line of what the stage recorded as metrics.
     #[must_use]
     pub fn metrics(&self) -> Vec<Map<String, Value>> {

@@ -99,7 +99,8 @@ impl Options {
 /// run come to their end and nothing more is begun: the next run finds all that was made.
 #[must_use]
 pub fn run(plan: &Plan, store: &Store, options: &Options) -> Report {
-    let report = Schedule::new(plan, store, options).run();
+    let span = tracing::info_span!("run", pipeline = plan.name);
+    let report = span.in_scope(|| Schedule::new(plan, store, options).run());
     // It only saves time: a store that can't be written to has failed louder elsewhere.
     let _ = store.save_memo();
     report

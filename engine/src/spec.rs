@@ -113,6 +113,22 @@ impl NodeSpec {
     }
 }
 
+impl Sources {
+    /// The files that the pipeline includes, there or not, as far as its texts can be read.
+    #[must_use]
+    pub fn included(&self) -> BTreeSet<PathBuf> {
+        let mut files = Files::new(&self.root, &self.file);
+        // Of a text with a mistake, what comes before it.
+        let _ = files.read(&self.main_text());
+        files.seen
+    }
+
+    fn main_text(&self) -> Arc<Text> {
+        let body = self.text.strip_prefix('\u{FEFF}').unwrap_or(&self.text);
+        Arc::new(Text::file(self.file.display().to_string(), body.to_owned()))
+    }
+}
+
 impl Spec {
     /// Reads the texts, and the files that they include. Only what is no YAML, or cannot be included, is an error
     /// here; all other mistakes wait for [`crate::Plan::resolve`], which tells all of them at once.
@@ -120,9 +136,8 @@ impl Spec {
     /// # Errors
     /// When a file is not YAML or cannot be read.
     pub fn parse(sources: Sources) -> Result<Self, Vec<Diagnostic>> {
-        let Sources { root, file, text, profiles, overrides } = sources;
-        let body = text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text);
-        let text = Arc::new(Text::file(file.display().to_string(), body));
+        let text = sources.main_text();
+        let Sources { root, file, profiles, overrides, .. } = sources;
         let mut files = Files::new(&root, &file);
         let mut tree = match files.read(&text) {
             Ok(tree) => tree,

@@ -158,6 +158,19 @@ fn a_trace_has_run_and_nodes() {
 }
 
 #[test]
+fn spans_nest_as_run_node_and_step() {
+    let output = project().command("run p.yaml").env("MASHBILL_LOG", "info").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    for span in [
+        "run{pipeline=\"numbers\"}: ",
+        "run{pipeline=\"numbers\"}:node{name=\"few\" stage=\"filter\"}: ",
+        "run{pipeline=\"numbers\"}:node{name=\"few\" stage=\"filter\"}:step{after=0}: ",
+    ] {
+        assert!(stderr.lines().any(|line| line.contains(span) && line.contains("close")), "no `{span}` in {stderr}");
+    }
+}
+
+#[test]
 fn what_a_program_wrote_is_replayed_when_its_result_is_reused() {
     let project = Project::new(&[(
         "p.yaml",

@@ -173,6 +173,7 @@ impl Job<'_> {
             deadline,
             watch: Box::new(move |progress| watch(&Event::Progress { node: &name, progress: &progress })),
             files: Mutex::default(),
+            step: Mutex::default(),
         })
     }
 
@@ -194,10 +195,8 @@ impl Job<'_> {
     }
 
     fn provenance(&self, plan: &Plan, started: String, seconds: f64) -> Provenance {
-        let origin = |(node, artifact): &(String, Artifact)| Origin {
-            node: node.clone(),
-            fingerprint: artifact.fingerprint,
-        };
+        let origin =
+            |(node, artifact): &(String, Artifact)| Origin { node: node.clone(), fingerprint: artifact.fingerprint };
         let inputs = self.node.inputs.iter().zip(&self.inputs);
         let inputs: BTreeMap<_, _> =
             inputs.map(|(input, all)| (input.name.clone(), all.iter().map(origin).collect())).collect();

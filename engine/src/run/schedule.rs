@@ -223,8 +223,10 @@ impl<'a> Schedule<'a> {
             self.running += 1;
             waiting.begun.get_or_insert(now);
             let (plan, store, options, tell) = (self.plan, self.store, self.options, tell.clone());
+            // Begun here, where the run's span is: threads have none of their own.
+            let span = tracing::info_span!("node", name = waiting.job.node.name, stage = waiting.job.node.stage);
             let work = move || {
-                let turn = waiting.job.make(plan, store, options);
+                let turn = span.in_scope(|| waiting.job.make(plan, store, options));
                 // Who would not hear it is gone, and this thread with it.
                 let _ = tell.send(Done { at, waiting, turn });
             };

@@ -35,6 +35,8 @@ pub(crate) struct Files<'a> {
     /// The files that are being read, each included by the one before.
     open: Vec<(PathBuf, String)>,
     count: usize,
+    /// All that were asked for, there or not, as they are opened.
+    pub seen: BTreeSet<PathBuf>,
     /// The size of all texts together.
     pub bytes: usize,
     /// The variables that any file asks for, whatever becomes of the place where it does.
@@ -60,6 +62,7 @@ impl<'a> Files<'a> {
             root,
             open: vec![(path, file.display().to_string())],
             count: 0,
+            seen: BTreeSet::new(),
             bytes: 0,
             used: BTreeSet::new(),
             own: Vec::new(),
@@ -106,6 +109,7 @@ impl<'a> Files<'a> {
     fn include(&mut self, item: &Tree, from: &Text) -> Result<Tree, Mistake> {
         let (written, path, name) = understood(item)?;
         let opened = self.root.join(&path);
+        self.seen.insert(opened.clone());
         let real = fs::canonicalize(&opened).map_err(|_| {
             let hint = suggestion::file(Path::new(&path), self.root);
             Box::new(written.mistake(code::BAD_INCLUDE, format!("no file `{path}` to include")).hint(hint))

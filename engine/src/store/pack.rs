@@ -98,10 +98,7 @@ impl Store {
         }
         let records = records.keys().map(String::as_str);
         let names = ["facts.json", "manifest.json"].into_iter().chain(records);
-        for path in names
-            .map(|name| folder.join(name))
-            .chain(files.keys().map(|name| artifact.data().join(name)))
-        {
+        for path in names.map(|name| folder.join(name)).chain(files.keys().map(|name| artifact.data().join(name))) {
             seal(&path)?;
         }
         sync_folders(folder)?;
