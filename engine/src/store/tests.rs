@@ -47,7 +47,10 @@ fn draft<'a>(store: &'a Store, facts: &Facts) -> Draft<'a> {
 }
 
 fn make(store: &Store, facts: &Facts, files: &[(&str, &str)]) -> Artifact {
-    let draft = draft(store, facts);
+    publish(draft(store, facts), files)
+}
+
+fn publish(draft: Draft<'_>, files: &[(&str, &str)]) -> Artifact {
     for (name, text) in files {
         let path = draft.output().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -94,10 +97,9 @@ fn files_of_an_artifact_are_read_only() {
     }
 }
 
-#[test]
-fn an_altered_result_goes_to_quarantine_and_is_never_returned() {
-    type Tamper = fn(&Path);
-    let ways: [(Tamper, &str); 6] = [
+/// Ways to alter a result, and what is then said of it.
+fn ways() -> [(fn(&Path), &'static str); 8] {
+    [
         (|folder| tamper(&folder.join("data/rows.jsonl"), "{ }"), "the bytes of `data/rows.jsonl` changed"),
         (|folder| fs::write(folder.join("data/more"), "").unwrap(), "`data/more` was added"),
         (|folder| fs::remove_file(folder.join("data/rows.jsonl")).unwrap(), "`data/rows.jsonl` is gone"),
@@ -118,17 +120,62 @@ fn an_altered_result_goes_to_quarantine_and_is_never_returned() {
             "the bytes of `facts.json` changed",
         ),
         (|folder| tamper(&folder.join("manifest.json"), ""), "the bytes of `manifest.json` changed"),
-    ];
-    for (alter, what) in ways {
+        (|folder| fs::write(folder.join("data/deep/more"), "").unwrap(), "`data/deep/more` was added"),
+        (
+            |folder| {
+                // Of the same size and age, in its own place.
+                let path = folder.join("data/rows.jsonl");
+                let modified = fs::metadata(&path).unwrap().modified().unwrap();
+                let mut permissions = fs::metadata(&path).unwrap().permissions();
+                #[expect(
+                    clippy::permissions_set_readonly_false,
+                    reason = "an intruder does not mind who else may write"
+                )]
+                permissions.set_readonly(false);
+                fs::set_permissions(&path, permissions).unwrap();
+                fs::write(&path, "[]\n").unwrap();
+                File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+            },
+            "the bytes of `data/rows.jsonl` changed",
+        ),
+    ]
+}
+
+const FILES: [(&str, &str); 2] = [("rows.jsonl", "{}\n"), ("deep/file", "x")];
+
+/// A folder is trusted by its stats only after it lay still for two seconds.
+#[test]
+fn a_result_that_was_found_whole_before_is_not_trusted_once_anything_in_it_is_touched() {
+    let stores = ways().map(|(alter, what)| {
+        let folder = tempfile::tempdir().unwrap();
+        let artifact = make(&Store::at(folder.path()).unwrap(), &facts(1), &FILES);
+        (folder, artifact, alter, what)
+    });
+    std::thread::sleep(Duration::from_millis(2_100));
+    for (folder, artifact, alter, what) in stores {
+        let first = Store::at(folder.path()).unwrap();
+        assert!(matches!(first.find(artifact.fingerprint).unwrap(), Found::Whole(_)));
+        first.save_memo().unwrap();
+        let store = Store::at(folder.path()).unwrap();
+        assert!(store.memo.lesson_of(&artifact.fingerprint.to_string(), &artifact.folder).is_some());
+        let Found::Whole(found) = store.find(artifact.fingerprint).unwrap() else { panic!("it is whole") };
+        assert_eq!((&found.brief, found.manifest().unwrap()), (&artifact.brief, artifact.manifest().unwrap()));
+        alter(&artifact.folder);
+        assert!(matches!(store.find(artifact.fingerprint).unwrap(), Found::Damaged(found) if found == what), "{what}");
+    }
+}
+
+#[test]
+fn an_altered_result_goes_to_quarantine_and_is_never_returned() {
+    for (alter, what) in ways() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::at(folder.path()).unwrap();
-        let artifact = make(&store, &facts(1), &[("rows.jsonl", "{}\n")]);
+        let artifact = make(&store, &facts(1), &FILES);
         alter(&artifact.folder);
         assert!(matches!(store.find(artifact.fingerprint).unwrap(), Found::Damaged(found) if found == what));
         let draft = draft(&store, &facts(1));
         assert_eq!(draft.damage.as_deref(), Some(what));
-        fs::write(draft.output().join("rows.jsonl"), "{}\n").unwrap();
-        let again = draft.publish("rows", provenance()).unwrap();
+        let again = publish(draft, &FILES);
         assert_eq!(again.brief.content, artifact.brief.content);
         assert_eq!(fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
     }
