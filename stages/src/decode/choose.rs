@@ -1,11 +1,19 @@
 //! From logits and a key of randomness to a token.
+//! Knows nothing of models or batches.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
+use anyhow::{Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::random;
 
 /// How tokens are drawn.
+///
+/// In the order of transformers: `logit_bias` and `repetition_penalty` change the logits, the temperature divides them,
+/// then `top_k`, `top_p` and `min_p` keep the likeliest, whose probabilities are drawn from. Tokens that are as likely
+/// as the last one kept are kept too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
@@ -17,6 +25,18 @@ pub struct Sampling {
     /// Keeps the likeliest tokens that together reach this probability.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub top_p: f32,
+    /// Keeps the tokens at least this likely, measured against the likeliest (arXiv 2407.01082); 0 keeps all.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_p: f32,
+    /// Divides the positive logits of tokens that the prompt or the completion holds already, and multiplies the
+    /// negative ones (CTRL, arXiv 1909.05858); 1 changes nothing.
+    #[schemars(range(min = 0.01, max = 100.0))]
+    pub repetition_penalty: f32,
+    /// Added to the logits of tokens, by token id.
+    #[schemars(with = "BTreeMap<String, f32>")]
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Token ids that end a completion, beside the tokenizer's end-of-sequence tokens.
+    pub stop_ids: Vec<u32>,
     /// Tokens after which a completion is cut off.
     #[schemars(range(min = 1))]
     pub max_new_tokens: usize,
@@ -24,7 +44,49 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_k: 0, top_p: 1.0, max_new_tokens: 64 }
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: BTreeMap::new(),
+            stop_ids: Vec::new(),
+            max_new_tokens: 64,
+        }
+    }
+}
+
+/// What a policy gave a token that was drawn from it, and what it would rather have said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// Log-probability of the token under the policy at the temperature, before anything else reshapes it.
+    pub token: f32,
+    /// The likeliest tokens and their log-probabilities, in the same terms, the likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// A token that was drawn.
+pub(super) struct Choice {
+    pub token: u32,
+    pub logprobs: Option<Logprobs>,
+}
+
+/// A softmax before it is divided by its sum; the likeliest token weighs 1.
+struct Weights {
+    each: Vec<f32>,
+    total: f32,
+}
+
+impl Weights {
+    fn new(logits: &[f32], most: f32, temperature: f32) -> Self {
+        let mut total = 0.0;
+        let weigh = |logit: &f32| {
+            let weight = ((logit - most) / temperature).exp();
+            total += weight;
+            weight
+        };
+        Self { each: logits.iter().map(weigh).collect(), total }
     }
 }
 
@@ -35,61 +97,188 @@ impl Sampling {
         if self.temperature == 0.0 { 1.0 } else { self.temperature }
     }
 
-    /// Draws a token, and tells its log-probability at the temperature, before top-k and top-p.
-    #[must_use]
-    pub fn choose(&self, logits: &[f32], key: &[u64]) -> (u32, f32) {
+    /// # Errors
+    /// When a parameter lies outside of its range, or names a token that a vocabulary of this size does not have.
+    pub fn check(&self, vocabulary: usize) -> Result<()> {
+        let Self { temperature, top_p, min_p, repetition_penalty, .. } = self;
+        ensure!((0.0..=10.0).contains(temperature), "`temperature` is {temperature}, outside of 0 to 10");
+        ensure!((0.0..=1.0).contains(top_p), "`top_p` is {top_p}, outside of 0 to 1");
+        ensure!((0.0..=1.0).contains(min_p), "`min_p` is {min_p}, outside of 0 to 1");
+        ensure!(
+            (0.01..=100.0).contains(repetition_penalty),
+            "`repetition_penalty` is {repetition_penalty}, outside of 0.01 to 100"
+        );
+        ensure!(self.max_new_tokens > 0, "`max_new_tokens` is 0: there is nothing to sample");
+        for (id, bias) in &self.logit_bias {
+            ensure!(bias.is_finite(), "`logit_bias` of token {id} is {bias}; -100 is as good as never");
+            ensure!(
+                (*id as usize) < vocabulary,
+                "`logit_bias` names token {id}, but the vocabulary of the model ends at {vocabulary}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Draws a token behind `before`, the prompt with what was said.
+    ///
+    /// # Errors
+    /// When the logits are not numbers.
+    pub(super) fn choose(
+        &self,
+        logits: &[f32],
+        before: &[u32],
+        key: &[u64],
+        logprobs: Option<usize>,
+    ) -> Result<Choice> {
+        let most = greatest(logits)?;
         let temperature = self.scoring_temperature();
-        let most = logits.iter().fold(f32::NEG_INFINITY, |most, logit| most.max(*logit));
-        let scaled: Vec<f32> = logits.iter().map(|logit| ((logit - most) / temperature).exp()).collect();
-        let total: f32 = scaled.iter().sum();
-        let token = if self.temperature == 0.0 {
-            logits.iter().position(|logit| *logit == most).unwrap_or(0)
-        } else {
-            self.draw(&scaled, random::uniform(key))
+        let scores = self.reshaped(logits, before);
+        let is_reshaped = matches!(scores, Cow::Owned(_));
+        let peak = if is_reshaped { greatest(&scores)? } else { most };
+        // Greedy sampling weighs the vocabulary only to tell a log-probability.
+        let weights = if self.temperature == 0.0 { None } else { Some(Weights::new(&scores, peak, temperature)) };
+        let token = match &weights {
+            None => scores.iter().position(|score| *score == peak).expect("the greatest is one of them"),
+            Some(Weights { each, .. }) => self.draw(each, random::uniform(key)),
         };
-        (u32::try_from(token).expect("vocabularies fit 32 bits"), (logits[token] - most) / temperature - total.ln())
+        let logprobs = logprobs.map(|count| {
+            let total = match weights {
+                Some(Weights { total, .. }) if !is_reshaped => total,
+                _ => Weights::new(logits, most, temperature).total,
+            };
+            let logprob = |token: usize| (logits[token] - most) / temperature - total.ln();
+            let top = likeliest(logits, count).into_iter().map(|token| (token as u32, logprob(token))).collect();
+            Logprobs { token: logprob(token), top }
+        });
+        Ok(Choice { token: u32::try_from(token).expect("vocabularies fit 32 bits"), logprobs })
+    }
+
+    /// The distribution that a token behind `before` is drawn from: `[vocab]`, zero where a filter drops it.
+    ///
+    /// # Errors
+    /// When the logits are not numbers.
+    pub fn probabilities(&self, logits: &[f32], before: &[u32]) -> Result<Vec<f64>> {
+        let scores = self.reshaped(logits, before);
+        let peak = greatest(&scores)?;
+        if self.temperature == 0.0 {
+            let token = scores.iter().position(|score| *score == peak);
+            return Ok((0..scores.len()).map(|i| if Some(i) == token { 1.0 } else { 0.0 }).collect());
+        }
+        let Weights { each, .. } = Weights::new(&scores, peak, self.temperature);
+        let mut probabilities = vec![0.0; each.len()];
+        let total: f64 = self.kept(&each).map(|(_, weight)| weight).sum();
+        for (token, weight) in self.kept(&each) {
+            probabilities[token] = weight / total;
+        }
+        Ok(probabilities)
+    }
+
+    /// The logits with bias and penalty.
+    fn reshaped<'a>(&self, logits: &'a [f32], before: &[u32]) -> Cow<'a, [f32]> {
+        if self.logit_bias.is_empty() && self.repetition_penalty == 1.0 {
+            return Cow::Borrowed(logits);
+        }
+        let mut scores = logits.to_vec();
+        for (id, bias) in &self.logit_bias {
+            scores[*id as usize] += bias;
+        }
+        if self.repetition_penalty != 1.0 {
+            // Once a token, however often it was said.
+            let mut said = before.to_vec();
+            said.sort_unstable();
+            said.dedup();
+            for id in said {
+                let score = &mut scores[id as usize];
+                *score = if *score < 0.0 { *score * self.repetition_penalty } else { *score / self.repetition_penalty };
+            }
+        }
+        Cow::Owned(scores)
     }
 
     /// The token at which the kept weights, added up in order of ids, pass a share `at` of their sum.
     fn draw(&self, weights: &[f32], at: f32) -> usize {
-        let least = self.least_kept(weights);
-        let kept = |weight: &f32| if *weight >= least { f64::from(*weight) } else { 0.0 };
-        let total: f64 = weights.iter().map(kept).sum();
+        let total: f64 = self.kept(weights).map(|(_, weight)| weight).sum();
         let mut passed = 0.0;
         let mut last = 0;
-        for (token, weight) in weights.iter().enumerate() {
-            let weight = kept(weight);
-            if weight > 0.0 {
-                passed += weight;
-                last = token;
-                if passed > f64::from(at) * total {
-                    break;
-                }
+        for (token, weight) in self.kept(weights) {
+            passed += weight;
+            last = token;
+            if passed > f64::from(at) * total {
+                break;
             }
         }
         last
     }
 
-    /// The smallest weight that survives top-k, then top-p of what is left (the order of transformers).
+    /// What survives the filters, in order of ids.
+    fn kept(&self, weights: &[f32]) -> impl Iterator<Item = (usize, f64)> {
+        // Of no weight at all is never drawn.
+        let least = self.least_kept(weights).max(f32::from_bits(1));
+        let each = weights.iter().enumerate();
+        each.filter(move |(_, weight)| **weight >= least).map(|(token, weight)| (token, f64::from(*weight)))
+    }
+
+    /// The smallest weight that survives top-k, then top-p of what is left, then min-p.
     fn least_kept(&self, weights: &[f32]) -> f32 {
-        if (self.top_k == 0 || self.top_k >= weights.len()) && self.top_p >= 1.0 {
-            return 0.0;
+        // Less than this does not change a sum of one or more, such as that of all weights.
+        const LOST: f32 = 1.0 / (1 << 24) as f32;
+        let keeps_all = self.top_k == 0 || self.top_k >= weights.len();
+        if keeps_all && self.top_p >= 1.0 {
+            return self.min_p;
         }
-        let mut sorted = weights.to_vec();
-        sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-        if self.top_k > 0 {
-            sorted.truncate(self.top_k);
+        // Weights are not negative, so their bits are in their own order.
+        let mut sorted: Vec<u32> = weights.iter().map(|weight| weight.to_bits()).collect();
+        let mut least = 0;
+        if !keeps_all {
+            let at = sorted.len() - self.top_k;
+            least = *sorted.select_nth_unstable(at).1;
         }
-        let total: f32 = sorted.iter().sum();
+        let lost = LOST.to_bits();
+        sorted.retain(|weight| *weight >= least && *weight >= lost);
+        sorted.sort_unstable();
+        let total = sorted.iter().rev().fold(0.0, |total: f32, weight| total + f32::from_bits(*weight));
         let mut passed = 0.0;
-        for weight in &sorted {
+        for weight in sorted.iter().rev() {
+            let weight = f32::from_bits(*weight);
             passed += weight;
             if passed >= self.top_p * total {
-                return *weight;
+                return weight.max(self.min_p);
             }
         }
-        sorted.last().copied().unwrap_or(0.0)
+        unreachable!("a sum reaches a share of itself")
     }
+}
+
+/// The greatest of all logits.
+fn greatest(logits: &[f32]) -> Result<f32> {
+    let mut most = [f32::NEG_INFINITY; 16];
+    let mut is_odd = [false; 16];
+    for chunk in logits.chunks(16) {
+        for ((most, is_odd), logit) in most.iter_mut().zip(&mut is_odd).zip(chunk) {
+            *most = most.max(*logit);
+            *is_odd |= logit.is_nan();
+        }
+    }
+    let most = most.iter().fold(f32::NEG_INFINITY, |most, one| most.max(*one));
+    ensure!(
+        most.is_finite() && !is_odd.contains(&true),
+        "the logits of the model are not all numbers: its weights are damaged, or its training has diverged"
+    );
+    Ok(most)
+}
+
+/// The places of the greatest `count` logits, the greatest first; of equal ones the first.
+fn likeliest(logits: &[f32], count: usize) -> Vec<usize> {
+    let count = count.min(logits.len());
+    if count == 0 {
+        return Vec::new();
+    }
+    let order = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+    let mut places: Vec<usize> = (0..logits.len()).collect();
+    places.select_nth_unstable_by(count - 1, order);
+    places.truncate(count);
+    places.sort_unstable_by(order);
+    places
 }
 
 #[cfg(test)]
@@ -104,7 +293,7 @@ mod tests {
     fn shares(sampling: &Sampling) -> [f64; 4] {
         let mut counts = [0.0; 4];
         for i in 0..20_000 {
-            counts[sampling.choose(&logits(), &[7, i]).0 as usize] += 1.0 / 20_000.0;
+            counts[sampling.choose(&logits(), &[], &[7, i], None).unwrap().token as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -135,8 +324,13 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_likeliest_and_tells_its_logprob_under_the_policy() {
-        let (token, logprob) = Sampling { temperature: 0.0, ..Sampling::default() }.choose(&logits(), &[1]);
+        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+        let Choice { token, logprobs } = sampling.choose(&logits(), &[], &[1], Some(2)).unwrap();
+        let Logprobs { token: logprob, top } = logprobs.unwrap();
         assert_eq!(token, 0);
         assert!((logprob - 0.5_f32.ln()).abs() < 1e-6);
+        assert_eq!(top[0], (0, logprob));
+        assert_eq!(top[1].0, 1);
+        assert!((top[1].1 - 0.3_f32.ln()).abs() < 1e-6);
     }
 }

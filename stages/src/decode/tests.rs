@@ -7,6 +7,7 @@ use crate::{
     kernels::Sequences,
     nn::{
         config::{Config, Family},
+        decoder::Attend,
         weights,
     },
     train::batch::Batch as Scored,
@@ -84,8 +85,8 @@ fn a_token_sees_its_own_sequence_and_nothing_behind_itself() {
     let decoder = toy(Family::Llama);
     let logits = |tokens: &[u32], lengths: &[usize]| -> Vec<f32> {
         let sequences = Sequences::of_lengths(lengths);
-        let hidden = decoder.hidden(tokens, Attend::Within { sequences: &sequences, keep: None });
-        host(decoder.logits(hidden))
+        let hidden = decoder.hidden(tokens, Attend::Within(&sequences));
+        decoder.logits(hidden).into_data().try_to_vec().unwrap()
     };
     let packed = logits(&[7, 8, 9, 20, 21], &[3, 2]);
     assert_eq!(packed[..150], logits(&[7, 8, 9], &[3])[..]);
@@ -123,4 +124,130 @@ fn a_prompt_too_long_for_the_model_is_refused() {
     let error = generate(&toy(Family::Llama), &requests, &sampling, &Stop { ids: &[], when: None }, &[1], arrangement)
         .unwrap_err();
     assert_eq!(error.to_string(), "prompt 1 with its completion has 70 tokens, more than the model's context of 64");
+}
+
+fn job(prompt: Vec<u32>, samples: usize, key: u64) -> Job {
+    let sampling = Sampling { temperature: 0.8, max_new_tokens: 20, ..Sampling::default() };
+    Job { prompt, samples, sampling, stop_ids: vec![3, 4], key: vec![11, key], logprobs: Some(0) }
+}
+
+/// Steps until nothing grows; what each job's samples said.
+fn finish(batcher: &mut Batcher, said: &mut BTreeMap<(Id, usize), Vec<u32>>) {
+    while !batcher.is_idle() {
+        for one in batcher.step().unwrap() {
+            said.entry((one.id, one.sample)).or_default().push(one.token);
+        }
+    }
+}
+
+#[test]
+fn jobs_come_and_go_while_others_grow() {
+    let decoder = toy(Family::Llama);
+    let expected = sample(&decoder, &requests(), 64);
+    let mut batcher = Batcher::new(&decoder, 4);
+    let mut said: BTreeMap<(Id, usize), Vec<u32>> = BTreeMap::new();
+    let mut ids = Vec::new();
+    for Request { prompt, samples, key } in requests() {
+        ids.push(batcher.admit(job(prompt, samples, key)).unwrap());
+        for one in batcher.step().unwrap() {
+            let tokens = said.entry((one.id, one.sample)).or_default();
+            tokens.push(one.token);
+            assert_eq!(one.finish.is_some(), [3, 4].contains(&one.token) || tokens.len() == 20);
+        }
+        assert!(batcher.growing() <= 4);
+    }
+    finish(&mut batcher, &mut said);
+    for (id, completions) in ids.iter().zip(expected) {
+        for (i, completion) in completions.into_iter().enumerate() {
+            assert_eq!(said[&(*id, i)], completion.tokens);
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_job_is_heard_no_more_and_leaves_the_others_as_they_were() {
+    let decoder = toy(Family::Llama);
+    let expected = sample(&decoder, &requests(), 64);
+    for after in [0, 1, 3] {
+        let mut batcher = Batcher::new(&decoder, 5);
+        let ids: Vec<Id> = requests()
+            .into_iter()
+            .map(|Request { prompt, samples, key }| batcher.admit(job(prompt, samples, key)).unwrap())
+            .collect();
+        let mut said = BTreeMap::new();
+        for _ in 0..after {
+            for one in batcher.step().unwrap() {
+                said.entry((one.id, one.sample)).or_insert_with(Vec::new).push(one.token);
+            }
+        }
+        // One that grows, one of which some samples have yet to begin, one that waits.
+        let before: Vec<_> = said.clone().into_iter().filter(|((id, _), _)| ids[..2].contains(id)).collect();
+        for id in [ids[0], ids[1], ids[5]] {
+            batcher.cancel(id);
+        }
+        finish(&mut batcher, &mut said);
+        let heard: Vec<_> = said.clone().into_iter().filter(|((id, _), _)| ids[..2].contains(id)).collect();
+        assert_eq!(heard, before);
+        for (i, id) in ids.iter().enumerate().filter(|(i, _)| ![0, 1, 5].contains(i)) {
+            for (sample, completion) in expected[i].iter().enumerate() {
+                assert_eq!(said[&(*id, sample)], completion.tokens, "prompt {i}, sample {sample}");
+            }
+        }
+        assert_eq!((batcher.growing(), batcher.waiting()), (0, 0));
+    }
+}
+
+#[test]
+fn the_likeliest_tokens_are_told_where_they_are_asked_for() {
+    let decoder = toy(Family::Llama);
+    let mut batcher = Batcher::new(&decoder, 8);
+    let told = batcher.admit(Job { logprobs: Some(3), ..job(vec![7, 8], 2, 0) }).unwrap();
+    batcher.admit(Job { logprobs: None, ..job(vec![7, 8], 2, 0) }).unwrap();
+    let said = batcher.step().unwrap();
+    assert_eq!(said.len(), 4);
+    for one in &said {
+        // Both jobs have one key: what is told does not change what is said.
+        assert_eq!(one.token, said[one.sample].token);
+        let Some(Logprobs { token, top }) = &one.logprobs else {
+            assert_ne!(one.id, told);
+            continue;
+        };
+        assert_eq!((one.id, top.len()), (told, 3));
+        assert!(top[0].1 >= top[1].1 && top[1].1 >= top[2].1 && top[0].1 >= *token);
+    }
+}
+
+#[test]
+fn what_cannot_be_sampled_is_refused_at_the_door() {
+    let decoder = toy(Family::Llama);
+    let mut batcher = Batcher::new(&decoder, 8);
+    let mut refuse = |job: Job, complaint: &str| assert_eq!(batcher.admit(job).unwrap_err().to_string(), complaint);
+    let plain = || job(vec![1; 40], 1, 0);
+    let with = |sampling: Sampling| Job { sampling, ..plain() };
+    refuse(job(vec![], 1, 0), "the prompt is empty: there is nothing to continue");
+    refuse(job(vec![1; 50], 1, 0), "the prompt with its completion has 70 tokens, more than the model's context of 64");
+    refuse(job(vec![1, 50], 1, 0), "the prompt holds token 50, but the vocabulary of the model ends at 50");
+    refuse(job(vec![1], 0, 0), "no completion is asked for: `samples` is at least 1");
+    refuse(with(Sampling { top_p: 1.5, ..Sampling::default() }), "`top_p` is 1.5, outside of 0 to 1");
+    refuse(
+        with(Sampling { logit_bias: [(50, 1.0)].into(), ..Sampling::default() }),
+        "`logit_bias` names token 50, but the vocabulary of the model ends at 50",
+    );
+}
+
+#[test]
+fn a_model_gone_bad_is_an_error_and_no_text() {
+    let mut decoder = toy(Family::Llama);
+    decoder.each(&mut |name, weight| {
+        if name == "model.norm.weight" {
+            *weight = weight.clone() * f32::NAN;
+        }
+    });
+    let mut batcher = Batcher::new(&decoder, 8);
+    batcher.admit(job(vec![7, 8], 2, 0)).unwrap();
+    let complaint = batcher.step().unwrap_err().to_string();
+    assert_eq!(
+        complaint,
+        "the logits of the model are not all numbers: its weights are damaged, or its training has diverged"
+    );
 }

@@ -5,6 +5,7 @@ mod attention;
 pub(super) mod head;
 mod layer;
 mod matrix;
+mod paged;
 mod vector;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use rayon::prelude::*;
 use matrix::{Dense, Operand, Shared, Target, empty, owned, product, project, threads};
 use vector::{dot, exp, lanes, log_sum_exp, sigmoid};
 
-use super::{AdamStep, Rotary, Sequences, Wanted};
+use super::{AdamStep, Rotary, Seen, Sequences, Wanted};
 
 /// Elements that one task of an element-wise operation takes.
 const CHUNK: usize = 16 * 1024;
@@ -71,15 +72,21 @@ pub trait Fused: burn::backend::Backend {
         sequences: Arc<Sequences>,
         head_dim: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    fn attention_cached(
-        queries: FloatTensor<Self>,
+    fn paged_write(
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         cached_keys: FloatTensor<Self>,
         cached_values: FloatTensor<Self>,
-        lengths: Arc<Vec<usize>>,
+        places: Arc<Vec<usize>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn paged_copy(pages: FloatTensor<Self>, from: Arc<Vec<usize>>, to: Arc<Vec<usize>>) -> FloatTensor<Self>;
+    fn paged_attention(
+        queries: FloatTensor<Self>,
+        cached_keys: FloatTensor<Self>,
+        cached_values: FloatTensor<Self>,
+        seen: Arc<Seen>,
         head_dim: usize,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> FloatTensor<Self>;
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
     fn swiglu_back(
         gate: FloatTensor<Self>,
@@ -307,16 +314,28 @@ impl Fused for Flex {
         attention::back(queries, keys, values, gradient, sequences, head_dim)
     }
 
-    fn attention_cached(
-        queries: FlexTensor,
+    fn paged_write(
         keys: FlexTensor,
         values: FlexTensor,
         cached_keys: FlexTensor,
         cached_values: FlexTensor,
-        lengths: Arc<Vec<usize>>,
+        places: Arc<Vec<usize>>,
+    ) -> (FlexTensor, FlexTensor) {
+        paged::write(keys, values, cached_keys, cached_values, places)
+    }
+
+    fn paged_copy(pages: FlexTensor, from: Arc<Vec<usize>>, to: Arc<Vec<usize>>) -> FlexTensor {
+        paged::copy(pages, from, to)
+    }
+
+    fn paged_attention(
+        queries: FlexTensor,
+        cached_keys: FlexTensor,
+        cached_values: FlexTensor,
+        seen: Arc<Seen>,
         head_dim: usize,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        attention::cached(queries, keys, values, cached_keys, cached_values, lengths, head_dim)
+    ) -> FlexTensor {
+        paged::attention(queries, cached_keys, cached_values, seen, head_dim)
     }
 
     fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {

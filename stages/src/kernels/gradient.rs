@@ -12,7 +12,7 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-use super::{AdamStep, Rotary, Sequences, Wanted, flex::Fused};
+use super::{AdamStep, Rotary, Seen, Sequences, Wanted, flex::Fused};
 
 /// Records an operation: its tracked inputs, what its gradient needs, the forward value, and the gradient.
 ///
@@ -52,6 +52,7 @@ macro_rules! differentiable {
 }
 
 const NO_SECOND_ORDER: &str = "only first-order gradients are recorded";
+const OUTSIDE: &str = "sampling runs outside autodiff";
 
 impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -252,16 +253,28 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         unreachable!("{NO_SECOND_ORDER}")
     }
 
-    fn attention_cached(
-        _: FloatTensor<Self>,
+    fn paged_write(
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: Arc<Vec<usize>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{OUTSIDE}")
+    }
+
+    fn paged_copy(_: FloatTensor<Self>, _: Arc<Vec<usize>>, _: Arc<Vec<usize>>) -> FloatTensor<Self> {
+        unreachable!("{OUTSIDE}")
+    }
+
+    fn paged_attention(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Arc<Seen>,
         _: usize,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        unreachable!("sampling runs outside autodiff")
+    ) -> FloatTensor<Self> {
+        unreachable!("{OUTSIDE}")
     }
 
     fn swiglu_back(

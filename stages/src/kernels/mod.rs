@@ -74,11 +74,46 @@ impl Rotary {
     }
 }
 
-/// Keys and values of one layer for a batch of growing sequences: `[slots * capacity, kv_width]` each.
+/// Positions of a sequence whose keys and values lie together.
+pub const PAGE: usize = 16;
+
+/// Keys and values of one layer, in pages that growing sequences hold: `[pages, PAGE * kv_width]` each.
+///
+/// A page of keys is `[kv_width, PAGE]`, so that one query is scored against all its positions at once; a page of
+/// values is `[PAGE, kv_width]`. A place is `page * PAGE + position in the page`.
 #[derive(Debug, Clone)]
 pub struct KeyValue {
     pub keys: Tensor<2>,
     pub values: Tensor<2>,
+}
+
+/// What the newest tokens of growing sequences attend to: the pages of each sequence, and how many positions of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    pages: Vec<usize>,
+    ends: Vec<usize>,
+    /// `[sequences]`: positions seen, the newest token's own among them.
+    pub lengths: Vec<usize>,
+}
+
+impl Seen {
+    pub fn push(&mut self, pages: &[usize], length: usize) {
+        debug_assert!(length > 0 && length <= pages.len() * PAGE, "the newest token has its place");
+        self.pages.extend(pages);
+        self.ends.push(self.pages.len());
+        self.lengths.push(length);
+    }
+
+    #[must_use]
+    pub fn pages(&self, sequence: usize) -> &[usize] {
+        let start = if sequence == 0 { 0 } else { self.ends[sequence - 1] };
+        &self.pages[start..self.ends[sequence]]
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lengths.len()
+    }
 }
 
 fn is_flex(device: &Device) -> bool {
@@ -167,33 +202,50 @@ pub fn attention(
     ))
 }
 
-/// One new token a slot: writes its key and value at `lengths[slot]`, then attends to all up to it.
-///
-/// `queries` `[slots, heads * head_dim]`, `keys` and `values` `[slots, kv_heads * head_dim]`; the
-/// cache holds `capacity` positions a slot. It is written in place when nobody else holds it.
+/// Puts row `i` of `keys` and `values` `[tokens, kv_width]` at `places[i]` of the cache: in place when nobody else
+/// holds it.
 #[must_use]
-pub fn attention_cached(
-    queries: Tensor<2>,
-    keys: Tensor<2>,
-    values: Tensor<2>,
-    cache: KeyValue,
-    lengths: &Arc<Vec<usize>>,
-    head_dim: usize,
-) -> (Tensor<2>, KeyValue) {
-    if !is_flex(&queries.device()) {
-        return plain::attention_cached(queries, keys, values, cache, lengths, head_dim);
+pub fn paged_write(keys: Tensor<2>, values: Tensor<2>, cache: KeyValue, places: &Arc<Vec<usize>>) -> KeyValue {
+    if !is_flex(&keys.device()) {
+        return plain::paged_write(keys, values, cache, places);
     }
-    let (output, keys, values) = <Dispatch as flex::Fused>::attention_cached(
-        queries.into_dispatch(),
+    let (keys, values) = <Dispatch as flex::Fused>::paged_write(
         keys.into_dispatch(),
         values.into_dispatch(),
         cache.keys.into_dispatch(),
         cache.values.into_dispatch(),
-        lengths.clone(),
-        head_dim,
+        places.clone(),
     );
-    let cache = KeyValue { keys: Tensor::from_dispatch(keys), values: Tensor::from_dispatch(values) };
-    (Tensor::from_dispatch(output), cache)
+    KeyValue { keys: Tensor::from_dispatch(keys), values: Tensor::from_dispatch(values) }
+}
+
+/// Copies whole pages, `from[i]` to `to[i]`: in place when nobody else holds the cache.
+#[must_use]
+pub fn paged_copy(cache: KeyValue, from: &Arc<Vec<usize>>, to: &Arc<Vec<usize>>) -> KeyValue {
+    let copy = |pages: Tensor<2>| {
+        if !is_flex(&pages.device()) {
+            return plain::paged_copy(pages, from, to);
+        }
+        Tensor::from_dispatch(<Dispatch as flex::Fused>::paged_copy(pages.into_dispatch(), from.clone(), to.clone()))
+    };
+    KeyValue { keys: copy(cache.keys), values: copy(cache.values) }
+}
+
+/// Attention of one newest token a sequence over what it has seen, its own key and value written before.
+///
+/// `queries` `[sequences, heads * head_dim]`, the result alike. Kwon et al., arXiv 2309.06180.
+#[must_use]
+pub fn paged_attention(queries: Tensor<2>, cache: &KeyValue, seen: &Arc<Seen>, head_dim: usize) -> Tensor<2> {
+    if !is_flex(&queries.device()) {
+        return plain::paged_attention(queries, cache, seen, head_dim);
+    }
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::paged_attention(
+        queries.into_dispatch(),
+        cache.keys.clone().into_dispatch(),
+        cache.values.clone().into_dispatch(),
+        seen.clone(),
+        head_dim,
+    ))
 }
 
 /// `silu(gate) * up` (Shazeer, arXiv 2002.05202), element by element.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
-use super::{AdamStep, KeyValue, Moments, Rotary, Sequences};
+use super::{AdamStep, KeyValue, Moments, PAGE, Rotary, Seen, Sequences};
 
 fn ints(values: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
     let values: Vec<i32> = values.map(|value| i32::try_from(value).expect("indices fit 31 bits")).collect();
@@ -103,37 +103,57 @@ pub fn attention(
     rows(output.swap_dims(1, 2).reshape([count * longest, width]), &flat)
 }
 
-pub fn attention_cached(
-    queries: Tensor<2>,
-    keys: Tensor<2>,
-    values: Tensor<2>,
-    cache: KeyValue,
-    lengths: &[usize],
-    head_dim: usize,
-) -> (Tensor<2>, KeyValue) {
+/// The pages of keys, channel by channel, as rows of positions.
+fn by_position(keys: Tensor<2>) -> Tensor<2> {
+    let [pages, span] = keys.dims();
+    let width = span / PAGE;
+    keys.reshape([pages, width, PAGE]).swap_dims(1, 2).reshape([pages * PAGE, width])
+}
+
+pub fn paged_write(keys: Tensor<2>, values: Tensor<2>, cache: KeyValue, places: &[usize]) -> KeyValue {
+    let device = keys.device();
+    let [pages, span] = cache.keys.dims();
+    let width = span / PAGE;
+    let (mut source, mut here) = (vec![0; pages * PAGE], vec![0.0; pages * PAGE]);
+    for (row, place) in places.iter().enumerate() {
+        source[*place] = row;
+        here[*place] = 1.0;
+    }
+    let here: Tensor<2> = floats(here, [pages * PAGE, 1], &device);
+    let write = |old: Tensor<2>, new: Tensor<2>| old * (here.clone() * -1.0 + 1.0) + rows(new, &source) * here.clone();
+    let keys = write(by_position(cache.keys), keys).reshape([pages, PAGE, width]).swap_dims(1, 2);
+    let values = write(cache.values.reshape([pages * PAGE, width]), values);
+    KeyValue { keys: keys.reshape([pages, span]), values: values.reshape([pages, span]) }
+}
+
+pub fn paged_copy(pages: Tensor<2>, from: &[usize], to: &[usize]) -> Tensor<2> {
+    let mut source: Vec<usize> = (0..pages.dims()[0]).collect();
+    for (from, to) in from.iter().zip(to) {
+        source[*to] = *from;
+    }
+    rows(pages, &source)
+}
+
+pub fn paged_attention(queries: Tensor<2>, cache: &KeyValue, seen: &Seen, head_dim: usize) -> Tensor<2> {
     let device = queries.device();
-    let [slots, width] = queries.dims();
-    let kv_width = keys.dims()[1];
-    let capacity = cache.keys.dims()[0] / slots;
-    let at = |test: fn(usize, usize) -> bool| -> Vec<f32> {
-        let one = |slot: usize, position| if test(position, lengths[slot]) { 1.0 } else { 0.0 };
-        (0..slots * capacity).map(|i| one(i / capacity, i % capacity)).collect()
-    };
-    let here: Tensor<3> = floats(at(|position, length| position == length), [slots, capacity, 1], &device);
-    let write = |old: Tensor<2>, new: Tensor<2>| {
-        let old = old.reshape([slots, capacity, kv_width]);
-        let new = new.reshape([slots, 1, kv_width]);
-        (old * (here.clone() * -1.0 + 1.0) + new * here.clone()).reshape([slots * capacity, kv_width])
-    };
-    let cache = KeyValue { keys: write(cache.keys, keys), values: write(cache.values, values) };
-    let split = |x: Tensor<2>, length: usize| {
-        let heads = x.dims()[1] / head_dim;
-        x.reshape([slots, length, heads, head_dim]).swap_dims(1, 2)
-    };
-    let seen = floats(at(|position, length| position <= length), [slots, 1, 1, capacity], &device);
-    let output =
-        attend(split(queries, 1), split(cache.keys.clone(), capacity), split(cache.values.clone(), capacity), seen);
-    (output.reshape([slots, width]), cache)
+    let [count, width] = queries.dims();
+    let key_width = cache.keys.dims()[1] / PAGE;
+    let longest = (0..count).map(|i| seen.pages(i).len()).max().unwrap_or(0);
+    // Padding repeats a sequence's first page; the mask hides it.
+    let padded = |i: usize| seen.pages(i).iter().chain(std::iter::repeat(&seen.pages(i)[0])).take(longest).copied();
+    let table: Vec<usize> = (0..count).flat_map(padded).collect();
+    let reach = longest * PAGE;
+    let split = |x: Tensor<2>| x.reshape([count, reach, key_width / head_dim, head_dim]).swap_dims(1, 2);
+    let (keys, values) = (rows(cache.keys.clone(), &table), rows(cache.values.clone(), &table));
+    let allowed = (0..count * reach).map(|i| if i % reach < seen.lengths[i / reach] { 1.0 } else { 0.0 }).collect();
+    let queries = queries.reshape([count, 1, width / head_dim, head_dim]).swap_dims(1, 2);
+    let output = attend(
+        queries,
+        split(by_position(keys)),
+        split(values.reshape([count * reach, key_width])),
+        floats(allowed, [count, 1, 1, reach], &device),
+    );
+    output.reshape([count, width])
 }
 
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {

@@ -150,17 +150,49 @@ fn attention_of_two_tokens_is_what_paper_and_pencil_give() {
 }
 
 #[test]
-fn cached_attention_equals_its_plain_form_and_fills_the_cache() {
-    let lengths = Arc::new(vec![0, 3, 6]);
-    let cache = || KeyValue { keys: normal(4, [24, 16]), values: normal(5, [24, 16]) };
-    let inputs = || (normal(1, [3, 32]), normal(2, [3, 16]), normal(3, [3, 16]));
-    let (queries, keys, values_) = inputs();
-    let (fused, fused_cache) = attention_cached(queries, keys, values_, cache(), &lengths, 8);
-    let (queries, keys, values_) = inputs();
-    let (plain, plain_cache) = plain::attention_cached(queries, keys, values_, cache(), &lengths, 8);
-    assert_close(&values(fused), &values(plain), "attention_cached");
-    assert_eq!(values(fused_cache.keys), values(plain_cache.keys));
-    assert_eq!(values(fused_cache.values), values(plain_cache.values));
+fn paged_attention_equals_its_plain_form_and_fills_its_pages() {
+    // One page, a whole one, and three that lie in disorder; heads of 8 and of 80 channels.
+    for head_dim in [8, 80] {
+        let (width, key_width) = (4 * head_dim, 2 * head_dim);
+        let mut seen = Seen::default();
+        seen.push(&[3], 5);
+        seen.push(&[0], PAGE);
+        seen.push(&[5, 1, 2], 2 * PAGE + 3);
+        let seen = Arc::new(seen);
+        let places = Arc::new(vec![3 * PAGE + 4, PAGE - 1, 2 * PAGE + 2]);
+        let cache = || KeyValue { keys: normal(4, [6, PAGE * key_width]), values: normal(5, [6, PAGE * key_width]) };
+        let new = || (normal(2, [3, key_width]), normal(3, [3, key_width]));
+        let queries = || normal(1, [3, width]);
+        let fused = paged_write(new().0, new().1, cache(), &places);
+        let plain = plain::paged_write(new().0, new().1, cache(), &places);
+        assert_close(
+            &values(paged_attention(queries(), &fused, &seen, head_dim)),
+            &values(plain::paged_attention(queries(), &plain, &seen, head_dim)),
+            "paged_attention",
+        );
+        let (from, to) = (Arc::new(vec![3, 2]), Arc::new(vec![4, 0]));
+        let fused = paged_copy(fused, &from, &to);
+        assert_eq!(values(fused.keys), values(plain::paged_copy(plain.keys, &from, &to)));
+        assert_eq!(values(fused.values), values(plain::paged_copy(plain.values, &from, &to)));
+    }
+}
+
+#[test]
+fn paged_attention_is_attention() {
+    // The last of 37 tokens sees the same, whether its sequence lies in rows or in pages.
+    let sequences = Sequences::of_lengths(&[37]);
+    let [queries, keys, values_] = [normal(1, [37, 32]), normal(2, [37, 16]), normal(3, [37, 16])];
+    let pages = [2, 0, 1];
+    let places = (0..37).map(|at| pages[at / PAGE] * PAGE + at % PAGE).collect::<Vec<_>>().into();
+    let nothing = || Tensor::zeros([3, PAGE * 16], &Device::flex());
+    let cache = KeyValue { keys: nothing(), values: nothing() };
+    let cache = paged_write(keys.clone(), values_.clone(), cache, &places);
+    let mut seen = Seen::default();
+    seen.push(&pages, 37);
+    let newest = queries.clone().slice([36..37, 0..32]);
+    let paged = paged_attention(newest, &cache, &seen.into(), 8);
+    let flat = attention(queries, keys, values_, &sequences, 8).slice([36..37, 0..32]);
+    assert_close(&values(paged), &values(flat), "the last token");
 }
 
 #[test]

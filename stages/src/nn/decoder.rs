@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{
+    cache::Cache,
     config::{Config, Family},
     weights::{Weight, Weights},
 };
-use crate::kernels::{self, KeyValue, Rotary, Sequences};
+use crate::kernels::{self, Rotary, Seen, Sequences};
 
 /// A Llama, Qwen2, Qwen3 or GPT-2 model on one device.
 #[derive(Debug, Clone)]
@@ -113,19 +114,20 @@ impl Projection {
 
 /// What the tokens of a forward pass attend to.
 pub enum Attend<'a> {
-    /// Whole sequences at once, each inside itself. Keys and values go to `keep`, one entry a layer.
-    Within { sequences: &'a Arc<Sequences>, keep: Option<&'a mut Vec<KeyValue>> },
-    /// One new token for every slot of a cache.
-    Cached(&'a mut Cache),
+    /// Whole sequences at once, each inside itself.
+    Within(&'a Arc<Sequences>),
+    /// As sampling goes on.
+    Onward(Onward<'a>),
 }
 
-/// Keys and values of growing sequences, one slot each.
-#[derive(Debug)]
-pub struct Cache {
-    layers: Vec<KeyValue>,
-    /// Tokens held, by slot.
-    lengths: Vec<usize>,
-    capacity: usize,
+/// A step of sampling: first the tokens of whole new prompts, then the newest token of every growing sequence.
+pub struct Onward<'a> {
+    pub cache: &'a mut Cache,
+    pub prompts: Arc<Sequences>,
+    /// `[tokens]`: where in the cache the key and the value of each token are kept.
+    pub places: Arc<Vec<usize>>,
+    /// What each newest token attends to.
+    pub seen: Arc<Seen>,
 }
 
 impl Decoder {
@@ -207,8 +209,11 @@ impl Decoder {
     #[must_use]
     pub fn hidden(&self, tokens: &[u32], mut attend: Attend) -> Tensor<2> {
         let positions = Arc::new(match &attend {
-            Attend::Within { sequences, .. } => sequences.positions.clone(),
-            Attend::Cached(cache) => cache.lengths.clone(),
+            Attend::Within(sequences) => sequences.positions.clone(),
+            Attend::Onward(onward) => {
+                let newest = onward.seen.lengths.iter().map(|length| length - 1);
+                onward.prompts.positions.iter().copied().chain(newest).collect()
+            }
         });
         let ids = Arc::new(tokens.iter().map(|id| *id as usize).collect());
         let mut x = kernels::rows(self.embed_tokens.clone(), &ids);
@@ -221,11 +226,6 @@ impl Decoder {
             x = x + self.attend(i, &layer.self_attn, normed, &positions, &mut attend);
             let normed = layer.post_attention_layernorm.forward(x.clone(), epsilon);
             x = x + layer.mlp.forward(normed);
-        }
-        if let Attend::Cached(cache) = attend {
-            for length in &mut cache.lengths {
-                *length += 1;
-            }
         }
         self.norm.forward(x, epsilon)
     }
@@ -289,13 +289,8 @@ impl Decoder {
         let keys = place(attention.k_proj.forward(x.clone()), &attention.k_norm);
         let values = attention.v_proj.forward(x);
         let mixed = match attend {
-            Attend::Within { sequences, keep } => {
-                if let Some(keep) = keep {
-                    keep.push(KeyValue { keys: keys.clone(), values: values.clone() });
-                }
-                kernels::attention(queries, keys, values, sequences, head_dim)
-            }
-            Attend::Cached(cache) => cache.attend(layer, queries, keys, values, positions, head_dim),
+            Attend::Within(sequences) => kernels::attention(queries, keys, values, sequences, head_dim),
+            Attend::Onward(onward) => onward.attend(layer, queries, keys, values, head_dim),
         };
         attention.o_proj.forward(mixed)
     }
@@ -377,76 +372,27 @@ impl Decoder {
     }
 }
 
-impl Cache {
-    /// A cache whose slot `i` begins with the tokens of sequence `owners[i]` of a forward pass.
-    ///
-    /// A prompt's keys and values are computed once and copied to every slot that continues it.
-    #[must_use]
-    pub fn new(kept: Vec<KeyValue>, sequences: &Sequences, owners: &[usize], capacity: usize) -> Self {
-        let lengths: Vec<usize> = owners.iter().map(|i| sequences.offsets[i + 1] - sequences.offsets[*i]).collect();
-        // Places beyond a slot's length hold copies of some token; nothing ever reads them.
-        let index = owners
-            .iter()
-            .zip(&lengths)
-            .flat_map(|(i, length)| (0..capacity).map(move |at| sequences.offsets[*i] + at.min(length - 1)))
-            .collect();
-        let index = Arc::new(index);
-        let layers = kept
-            .into_iter()
-            .map(|layer| KeyValue {
-                keys: kernels::rows(layer.keys, &index),
-                values: kernels::rows(layer.values, &index),
-            })
-            .collect();
-        Self { layers, lengths, capacity }
-    }
-
-    #[must_use]
-    pub fn lengths(&self) -> &[usize] {
-        &self.lengths
-    }
-
-    /// Forgets the newest token of a slot: its place will be written again.
-    pub fn hold_back(&mut self, slot: usize) {
-        self.lengths[slot] -= 1;
-    }
-
-    /// Keeps these slots, in this order.
-    pub fn keep(&mut self, slots: &[usize]) {
-        let index = slots.iter().flat_map(|slot| slot * self.capacity..(slot + 1) * self.capacity).collect();
-        let index = Arc::new(index);
-        for layer in &mut self.layers {
-            layer.keys = kernels::rows(layer.keys.clone(), &index);
-            layer.values = kernels::rows(layer.values.clone(), &index);
-        }
-        self.lengths = slots.iter().map(|slot| self.lengths[*slot]).collect();
-    }
-
-    /// Adds the slots of another cache of the same capacity after its own.
-    pub fn append(&mut self, other: Self) {
-        debug_assert_eq!(self.capacity, other.capacity);
-        for (layer, more) in self.layers.iter_mut().zip(other.layers) {
-            layer.keys = Tensor::cat(vec![layer.keys.clone(), more.keys], 0);
-            layer.values = Tensor::cat(vec![layer.values.clone(), more.values], 0);
-        }
-        self.lengths.extend(other.lengths);
-    }
-
+impl Onward<'_> {
     fn attend(
         &mut self,
         layer: usize,
         queries: Tensor<2>,
         keys: Tensor<2>,
         values: Tensor<2>,
-        lengths: &Arc<Vec<usize>>,
         head_dim: usize,
     ) -> Tensor<2> {
-        // Taken out while it is written: a second holder would turn the write into a copy of the cache.
-        let nothing = || Tensor::zeros([1, 1], &queries.device());
-        let empty = KeyValue { keys: nothing(), values: nothing() };
-        let cache = std::mem::replace(&mut self.layers[layer], empty);
-        let (mixed, cache) = kernels::attention_cached(queries, keys, values, cache, lengths, head_dim);
-        self.layers[layer] = cache;
-        mixed
+        self.cache.write(layer, keys.clone(), values.clone(), &self.places);
+        let pages = self.cache.layer(layer);
+        let (fresh, newest) = (self.prompts.tokens(), self.seen.count());
+        if fresh == 0 {
+            return kernels::paged_attention(queries, pages, &self.seen, head_dim);
+        }
+        let first = |x: Tensor<2>| x.narrow(0, 0, fresh);
+        let within = kernels::attention(first(queries.clone()), first(keys), first(values), &self.prompts, head_dim);
+        if newest == 0 {
+            return within;
+        }
+        let onward = kernels::paged_attention(queries.narrow(0, fresh, newest), pages, &self.seen, head_dim);
+        Tensor::cat(vec![within, onward], 0)
     }
 }

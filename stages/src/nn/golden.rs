@@ -35,7 +35,7 @@ fn ids(value: &Value) -> Vec<u32> {
 /// The logits behind the last token.
 fn last_logits(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
     let sequences = Sequences::of_lengths(&[ids.len()]);
-    let hidden = decoder.hidden(ids, Attend::Within { sequences: &sequences, keep: None });
+    let hidden = decoder.hidden(ids, Attend::Within(&sequences));
     let logits = decoder.logits(hidden).into_data().try_to_vec::<f32>().unwrap();
     let vocabulary = logits.len() / ids.len();
     logits[logits.len() - vocabulary..].to_vec()

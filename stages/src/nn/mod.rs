@@ -1,6 +1,7 @@
 //! The model: its shape, its weights, and the decoder that computes with them.
 //! Knows nothing of text, rows or training.
 
+pub mod cache;
 pub mod config;
 pub mod decoder;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Causal attention, forwards, backwards and over a cache: one task a sequence and head.
+//! Causal attention, forwards and backwards: one task a sequence and head.
 //! [`super::super`] documents each shape.
 
 use std::sync::Arc;
@@ -116,56 +116,6 @@ pub(super) fn back(
         }
     });
     outputs
-}
-
-pub(super) fn cached(
-    queries: FlexTensor,
-    keys: FlexTensor,
-    values: FlexTensor,
-    mut cached_keys: FlexTensor,
-    mut cached_values: FlexTensor,
-    lengths: Arc<Vec<usize>>,
-    head_dim: usize,
-) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let (queries, keys, values) = (Dense::new(&queries), Dense::new(&keys), Dense::new(&values));
-    let heads = Heads::new(&queries, &keys, head_dim);
-    let (slots, key_width) = (lengths.len(), heads.key_width);
-    let capacity = cached_keys.shape()[0] / slots;
-    let mut output = empty(queries.0.shape());
-    let tasks = output
-        .storage_mut::<f32>()
-        .par_chunks_mut(heads.query_width)
-        .zip(cached_keys.storage_mut::<f32>().par_chunks_mut(capacity * key_width))
-        .zip(cached_values.storage_mut::<f32>().par_chunks_mut(capacity * key_width));
-    tasks.enumerate().for_each_init(Vec::new, |weights, (slot, ((output, slot_keys), slot_values))| {
-        let at = lengths[slot];
-        slot_keys[at * key_width..][..key_width].copy_from_slice(&keys.slice()[slot * key_width..][..key_width]);
-        slot_values[at * key_width..][..key_width].copy_from_slice(&values.slice()[slot * key_width..][..key_width]);
-        weights.clear();
-        weights.resize(at + 1, 0.0);
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                output.fill(0.0);
-                for head in 0..heads.queries {
-                    let query = &queries.slice()[heads.query(slot, head)..][..head_dim];
-                    let channel = head / heads.group * head_dim;
-                    for (position, weight) in weights.iter_mut().enumerate() {
-                        *weight = dot(query, &slot_keys[position * key_width + channel..][..head_dim]);
-                    }
-                    softmax(weights, at + 1, heads.scale);
-                    let output = &mut output[head * head_dim..][..head_dim];
-                    for (position, weight) in weights.iter().enumerate() {
-                        let value = &slot_values[position * key_width + channel..][..head_dim];
-                        for (output, value) in output.iter_mut().zip(value) {
-                            *output = weight.mul_add(*value, *output);
-                        }
-                    }
-                }
-            },
-        );
-    });
-    (output, cached_keys, cached_values)
 }
 
 /// How heads lie in rows of queries and of keys.
