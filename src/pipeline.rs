@@ -1,8 +1,9 @@
 //! From the words on the command line to a plan and its store.
 
 use std::{
-    fs,
+    fs, panic,
     path::{Path, PathBuf},
+    thread,
 };
 
 use engine::{Node, Plan, Sources, Spec, Store};
@@ -13,6 +14,22 @@ use crate::{args::Global, outcome::Trouble};
 pub fn plan(file: &Path, global: &Global) -> Result<Plan, Trouble> {
     let spec = Spec::parse(sources(file, global)?).map_err(Trouble::Mistakes)?;
     Plan::resolve(&spec, &::stages::registry()).map_err(Trouble::Mistakes)
+}
+
+/// Reads and resolves a pipeline and opens its store. While the one is done, another core looks at what the store
+/// holds: most of it will be asked for.
+pub fn with_store(file: &Path, global: &Global) -> Result<(Plan, Store), Trouble> {
+    let root = root(file, global)?;
+    thread::scope(|scope| {
+        let opened = scope.spawn(|| -> Result<Store, Trouble> {
+            let store = store(&root, global)?;
+            store.look_ahead();
+            Ok(store)
+        });
+        let plan = plan(file, global);
+        let store = opened.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+        Ok((plan?, store?))
+    })
 }
 
 /// The text of a pipeline, and what was said on the command line.

@@ -41,8 +41,7 @@ pub struct Form {
 }
 
 pub fn plan(file: &Path, pick: &Pick, form: Form, global: &Global) -> Result<Code, Trouble> {
-    let plan = pipeline::plan(file, global)?;
-    let store = pipeline::store(&plan.root, global)?;
+    let (plan, store) = pipeline::with_store(file, global)?;
     let (plan, options) = pick::picked(plan, pick, &store)?;
     let mut forecasts = forecast_with(&plan, &store, &options)?;
     // The plan learnt digests of sources; the next one need not read them again. A store that can't be written to

@@ -53,8 +53,7 @@ fn once(
     global: &Global,
     (cancel, stop): (&Cancel, &Stop),
 ) -> Result<Code, Trouble> {
-    let plan = pipeline::plan(file, global)?;
-    let store = pipeline::store(&plan.root, global)?;
+    let (plan, store) = pipeline::with_store(file, global)?;
     let watch = if form.quiet { Options::default().watch } else { progress::watch() };
     let (plan, options) = pick::picked(plan, pick, &store)?;
     pick::check(&plan, &options, &store)?;

@@ -11,7 +11,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -105,8 +105,13 @@ struct Whole {
     stats: Digest,
     /// What was learnt from it.
     lesson: String,
+    /// Below the folder that [`Memo::look_ahead`] is given.
+    folder: String,
     #[serde(skip)]
     used: bool,
+    /// When the stats were looked at ahead, and found to be the same.
+    #[serde(skip)]
+    seen: Option<Instant>,
 }
 
 /// What to do about symbolic links.
@@ -145,6 +150,8 @@ impl Memo {
     const MANY: usize = 200_000;
     /// A smaller file is read again in less time than it takes to remember it.
     const SMALL: u64 = 1 << 14;
+    /// What was looked at ahead is worth nothing after it.
+    const MOMENT: Duration = Duration::from_secs(1);
 
     /// The memo kept at `path`; an empty one where it can't be read or was altered, since it only saves time.
     pub(crate) fn load(path: &Path) -> Self {
@@ -181,12 +188,34 @@ impl Memo {
         Some(format!("{}\n{body}", Digest::of_bytes(body.as_bytes())).into_bytes())
     }
 
+    /// Looks at the stats of all folders that were found whole before, so that who asks of one within the next moment
+    /// need not wait for the disk.
+    pub(crate) fn look_ahead(&self, root: &Path) {
+        let all = |whole: &HashMap<String, Whole>| -> Vec<_> {
+            let asked = |(name, Whole { folder, paths, stats, .. }): (&String, &Whole)| {
+                (name.clone(), root.join(folder), paths.clone(), *stats)
+            };
+            whole.iter().map(asked).collect()
+        };
+        let all = all(&self.whole.lock().expect("no holder of this lock panics"));
+        for (name, folder, paths, stats) in all {
+            let seen = Instant::now();
+            if stats_of(&folder, &paths).is_ok_and(|now| now.digest() == stats)
+                && let Some(whole) = self.whole.lock().expect("no holder of this lock panics").get_mut(&name)
+            {
+                whole.seen = Some(seen);
+            }
+        }
+    }
+
     /// What was learnt from a folder the last time it was found whole, if nothing in it was touched since. `name` is
     /// one word that names the folder's content.
     pub(crate) fn lesson_of(&self, name: &str, folder: &Path) -> Option<String> {
         let mut all = self.whole.lock().expect("no holder of this lock panics");
         let whole = all.get_mut(name)?;
-        if stats_of(folder, &whole.paths).ok()?.digest() == whole.stats {
+        // Once: who asks again wants to know how it is now.
+        let is_seen = whole.seen.take().is_some_and(|seen| seen.elapsed() < Self::MOMENT);
+        if is_seen || stats_of(folder, &whole.paths).ok()?.digest() == whole.stats {
             whole.used = true;
             return Some(whole.lesson.clone());
         }
@@ -195,22 +224,24 @@ impl Memo {
         None
     }
 
-    /// Looks into a folder with `look`, and remembers what it learnt of it where nothing was touched meanwhile. `paths`
-    /// are all files and folders that matter.
+    /// Looks into a folder below `root` with `look`, and remembers what it learnt of it where nothing was touched
+    /// meanwhile. `paths` are all files and folders that matter.
     pub(crate) fn learn<T, E>(
         &self,
         name: &str,
-        folder: &Path,
+        (root, folder): (&Path, &str),
         paths: impl FnOnce() -> io::Result<Vec<String>>,
         look: impl FnOnce() -> Result<(T, String), E>,
     ) -> Result<T, E> {
-        let before = paths().and_then(|paths| Ok((stats_of(folder, &paths)?, paths)));
+        let place = root.join(folder);
+        let before = paths().and_then(|paths| Ok((stats_of(&place, &paths)?, paths)));
         let (seen, lesson) = look()?;
         if let Ok((before, paths)) = before
             && before.0.iter().all(Stat::is_settled)
-            && stats_of(folder, &paths).is_ok_and(|after| after == before)
+            && stats_of(&place, &paths).is_ok_and(|after| after == before)
         {
-            let whole = Whole { paths, stats: before.digest(), lesson, used: true };
+            let (stats, folder) = (before.digest(), folder.to_owned());
+            let whole = Whole { paths, stats, lesson, folder, used: true, seen: None };
             self.whole.lock().expect("no holder of this lock panics").insert(name.into(), whole);
             self.changed.store(true, Ordering::SeqCst);
         }
@@ -254,7 +285,7 @@ impl Memo {
         let mut known = self.known.lock().expect("no holder of this lock panics");
         if stat == after && stat.is_settled() {
             known.insert(stat.identity, Known { stat, digest, is_sealed: false, used: true });
-            self.changed.store(true, Ordering::SeqCst);
+            self.changed.fetch_or(stat.size >= Self::SMALL, Ordering::SeqCst);
         } else {
             known.remove(&stat.identity);
         }
@@ -287,7 +318,7 @@ impl Memo {
         if document.is_some() && is_still && stat.is_settled() {
             let known = Known { stat, digest: Digest::of_bytes(&bytes), is_sealed: true, used: true };
             self.known.lock().expect("no holder of this lock panics").insert(stat.identity, known);
-            self.changed.store(true, Ordering::SeqCst);
+            self.changed.fetch_or(stat.size >= Self::SMALL, Ordering::SeqCst);
         }
         Ok(document)
     }

@@ -153,6 +153,12 @@ impl Store {
         &self.root
     }
 
+    /// Looks at all that was found whole before, while the caller finds out what it wants. Worth it for who asks of most
+    /// of it at once, and on a thread of its own.
+    pub fn look_ahead(&self) {
+        self.memo.look_ahead(&self.root);
+    }
+
     /// Looks for a result and verifies it; changes nothing.
     ///
     /// # Errors
@@ -177,7 +183,7 @@ impl Store {
             let lesson = serde_json::to_string(&artifact.brief).expect("plain data with text for keys");
             Ok((artifact, lesson))
         };
-        match self.memo.learn(&name, &folder, paths, look) {
+        match self.memo.learn(&name, (&self.root, &format!("artifacts/{name}")), paths, look) {
             Ok(artifact) => Ok(Found::Whole(artifact)),
             // Whoever swept it away meanwhile took the whole folder.
             Err(Doubt::Damage(_)) if !folder.exists() => Ok(Found::Absent),
@@ -230,9 +236,12 @@ impl Store {
 
     /// Looks for a result, as [`Store::find`] does, and clears away what is left of its draft.
     pub(crate) fn reuse(&self, fingerprint: Fingerprint) -> Result<Found, StoreError> {
-        let found = self.find(fingerprint)?;
-        if let Found::Whole(artifact) = &found {
-            gc::touch(&artifact.folder);
+        let mut found = self.find(fingerprint)?;
+        if let Found::Whole(artifact) = &found
+            && !gc::touch(&artifact.folder)
+        {
+            // Swept away between a look ahead and the caller's lease.
+            found = self.find(fingerprint)?;
         }
         let folder = self.draft_folder(fingerprint);
         let leftovers = || entries(&self.root.join("drafts")).unwrap_or_default().into_iter().collect();
@@ -264,7 +273,17 @@ impl Store {
     /// What a node had for its result last. It only serves to say why: one that was altered is as good as none.
     #[must_use]
     pub fn last(&self, pipeline: &str, node: &str) -> Option<Last> {
-        read_pointer(&self.last_path(pipeline, node))
+        let (folder, file) = (format!("nodes/{}", file_name(pipeline)), file_name(node) + ".json");
+        let (place, name) = (self.root.join(&folder), format!("{folder}/{file}"));
+        if let Some(lesson) = self.memo.lesson_of(&name, &place) {
+            return serde_json::from_str(&lesson).ok();
+        }
+        let look = || {
+            let last = read_pointer(&place.join(&file)).ok_or(())?;
+            let lesson = serde_json::to_string(&last).expect("plain data with text for keys");
+            Ok::<_, ()>((last, lesson))
+        };
+        self.memo.learn(&name, (&self.root, &folder), || Ok(vec![file.clone()]), look).ok()
     }
 
     /// Remembers the result that a node has now.

@@ -231,15 +231,16 @@ impl Store {
     }
 }
 
-/// From now on it counts as just used.
-pub(super) fn touch(folder: &Path) {
+/// From now on it counts as just used. Is it there?
+pub(super) fn touch(folder: &Path) -> bool {
     const OFTEN_ENOUGH: Duration = Duration::from_mins(10);
-    let age = fs::metadata(folder).and_then(|metadata| metadata.modified()).map(since);
-    if age.is_ok_and(|age| age > OFTEN_ENOUGH) {
+    let Ok(metadata) = fs::metadata(folder) else { return false };
+    if metadata.modified().is_ok_and(|modified| since(modified) > OFTEN_ENOUGH) {
         let now = fs::FileTimes::new().set_modified(SystemTime::now());
         // A store that can't be written to is swept by nobody.
         let _ = File::open(folder).and_then(|file| file.set_times(now));
     }
+    true
 }
 
 fn sweep_leftover(path: &Path) -> Result<(), StoreError> {
