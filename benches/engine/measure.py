@@ -4,6 +4,9 @@
 ENGINE is mashbill, command (mashbill with a program a node), ninja, snakemake or dvc. MASHBILL names the binary; PEERS a
 virtual environment made by `pip install dvc snakemake ninja`. Everything is made once, then each
 verb is run RUNS times: the median of wall time and of CPU time, and the most memory that any run held.
+
+A first run of DVC writes its lock file anew after every node: beyond PRIMED nodes the outputs are made without it, and
+`dvc commit` takes them in.
 """
 
 import os
@@ -19,6 +22,7 @@ MASHBILL = os.environ.get("MASHBILL", str(HERE.parent.parent / "target/release/m
 PEERS = os.environ.get("PEERS", "")
 WORK = pathlib.Path(os.environ.get("WORK", "/dev/shm/mashbill-bench"))
 RUNS = int(os.environ.get("RUNS", "15"))
+PRIMED = 100
 
 
 def peer(name):
@@ -69,7 +73,11 @@ def main():
     (folder / "out").mkdir()
     if engine == "dvc":
         subprocess.run([peer("dvc"), "init", "--no-scm", "--quiet"], cwd=folder, check=True)
-    wall, cpu, memory = timed(verbs["make"], folder)
+    make = verbs["make"]
+    if engine == "dvc" and count > PRIMED:
+        subprocess.run([peer("ninja"), "--quiet"], cwd=folder, check=True)
+        make = [peer("dvc"), "commit", "--force", "--quiet"]
+    wall, cpu, memory = timed(make, folder)
     each = wall / count * 1e3
     print(f"{engine:10} {count:6} first run       {wall * 1e3:10.1f} ms wall {cpu * 1e3:10.1f} ms cpu {memory:7.0f} MB   {each:.2f} ms a node", flush=True)
     # Files of the last two seconds prove nothing by their times, and are read again.
