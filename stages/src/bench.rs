@@ -125,7 +125,7 @@ pub fn toy_checkpoint(folder: &Path) {
     let config = shape.config(tokenizer.vocab_size()).unwrap();
     let weights = weights::init(&config, 3, 0.06);
     fs::create_dir_all(folder).unwrap();
-    Checkpoint { config, weights, tokenizer }.save(folder).unwrap();
+    Checkpoint { config, weights, tokenizer, adapter: None }.save(folder).unwrap();
 }
 
 /// `{ "prompt": .. }` for each.

@@ -39,6 +39,10 @@ impl Stage for Distill {
     const OUTPUT: &'static str = "checkpoint";
     type Settings = Compute;
 
+    fn resolve(&mut self) {
+        self.learn.resolve();
+    }
+
     fn check(&self) -> Vec<Problem> {
         let below = |problem: Problem| Problem { parameter: format!("learn.{}", problem.parameter), ..problem };
         self.learn.check().into_iter().map(below).collect()
@@ -55,7 +59,8 @@ impl Stage for Distill {
             rows::write(&writing, kept)?;
             std::fs::rename(&writing, &lessons)?;
         }
-        let student = Checkpoint::open(&ctx.input("student")?.path).context("opening the student")?;
-        self.learn.learn(student, &rows::read(&lessons)?, &[], compute, ctx)?.save(ctx.output())
+        let path = &ctx.input("student")?.path;
+        let student = Checkpoint::open(path).context("opening the student")?;
+        self.learn.learn(student, &rows::read(&lessons)?, &[], compute, ctx)?.save_trained(path, ctx.output())
     }
 }

@@ -12,7 +12,7 @@ mod rollout;
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail, ensure};
-use engine::{Arity, Cancelled, Context, Input, Source, Stage};
+use engine::{Arity, Cancelled, Context, Input, Problem, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -21,10 +21,10 @@ pub use preset::Preset;
 use rollout::Rollout;
 
 use crate::{
-    data::{checkpoint::Checkpoint, rows, rows::Row},
+    data::{adapter, checkpoint::Checkpoint, rows, rows::Row},
     decode::Sampling,
     device::Compute,
-    nn::{decoder::Decoder, weights},
+    nn::{decoder::Decoder, lora::Lora, weights},
     random::Stream,
     rejection::as_sample,
     rl::{
@@ -112,6 +112,11 @@ pub struct Grpo {
     /// The optimiser, AdamW.
     #[serde(default = "without_decay")]
     pub optimiser: AdamW,
+    /// Learns a low-rank adapter and leaves the policy's weights as they are; without it all weights learn. The
+    /// reference policy is then the same weights without the adapter where it begins here, and with a frozen copy of
+    /// it where the policy came with one, or after a `reference_refresh`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// Texts that end a completion, beside the end-of-sequence tokens.
     #[serde(default)]
     pub stop: Vec<String>,
@@ -178,14 +183,30 @@ impl Stage for Grpo {
 
     fn resolve(&mut self) {
         self.fill();
+        self.lora.iter_mut().for_each(Lora::resolve);
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let problem = |(parameter, message): (&str, String)| Problem {
+            parameter: format!("lora.{parameter}"),
+            message,
+            hint: None,
+        };
+        let dropout = self.lora.iter().filter(|lora| lora.dropout > 0.0).map(|_| {
+            let message = "`grpo` takes no dropout: the policy that learns would not be the one that sampled";
+            ("dropout", message.to_owned())
+        });
+        self.lora.iter().flat_map(Lora::problems).chain(dropout).map(problem).collect()
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let mut checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
+        let policy = &ctx.input("policy")?.path;
+        let mut checkpoint = Checkpoint::open(policy)?;
+        let is_adapted = checkpoint.adapter.is_some();
+        checkpoint.adopt(self.lora.as_ref(), ctx.seed("adapter"))?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");
-        let weights = std::mem::take(&mut checkpoint.weights);
-        let decoder = Decoder::taking(&checkpoint.config, weights, &compute.device()?)?;
+        let decoder = checkpoint.to_device(&compute.device()?)?;
         let mut training = Training {
             stage: self,
             settings: self.in_force(),
@@ -193,7 +214,8 @@ impl Stage for Grpo {
             encoded: encode::prompts(&checkpoint.tokenizer, &prompts)?,
             texts: prompts.iter().map(prompt_text).collect(),
             prompts,
-            reference: decoder.clone(),
+            // The policy as it comes in: a new adapter adds nothing yet, one that it brought is part of it.
+            reference: if is_adapted { decoder.clone() } else { decoder.base() },
             trainer: Trainer::new(decoder, self.optimiser),
             saver: Saver::new(ctx.scratch(), compute.save_every()),
             notes: Notes::default(),
@@ -207,8 +229,8 @@ impl Stage for Grpo {
         }
         let Training { trainer: Trainer { decoder, moments, .. }, reference, .. } = training;
         drop((moments, reference));
-        checkpoint.weights = decoder.into_weights()?;
-        checkpoint.save(ctx.output())
+        checkpoint.take(decoder)?;
+        checkpoint.save_trained(policy, ctx.output())
     }
 }
 
@@ -455,10 +477,17 @@ impl Training<'_> {
         let step = self.trainer.steps;
         let folder = self.reference_folder(step);
         std::fs::create_dir_all(&folder)?;
-        let weights = self.trainer.decoder.weights()?;
-        weights::write(&folder, &self.checkpoint.config, &weights, weights::Dtype::F32)?;
-        // Built anew: sharing the trainer's buffers would make every update copy them.
-        self.reference = Decoder::taking(&self.checkpoint.config, weights, &self.trainer.decoder.device())?;
+        let decoder = &self.trainer.decoder;
+        // What learns is built anew: sharing the trainer's buffers would make every update copy them.
+        if let Some(adapter) = decoder.adapter()? {
+            adapter::write(&folder, &adapter)?;
+            self.reference = decoder.clone();
+            self.reference.adapt(&adapter)?;
+        } else {
+            let weights = decoder.weights()?;
+            weights::write(&folder, &self.checkpoint.config, &weights, weights::Dtype::F32)?;
+            self.reference = Decoder::taking(&self.checkpoint.config, weights, &decoder.device())?;
+        }
         self.notes.reference_of = step;
         Ok(())
     }
@@ -484,8 +513,14 @@ impl Training<'_> {
         if let Some(notes) = self.saver.resume::<Notes>(&mut self.trainer)? {
             self.notes = notes;
             if self.notes.reference_of > 0 {
-                let weights = weights::read(&self.reference_folder(self.notes.reference_of), &self.checkpoint.config)?;
-                self.reference = Decoder::taking(&self.checkpoint.config, weights, &self.trainer.decoder.device())?;
+                let folder = self.reference_folder(self.notes.reference_of);
+                let (decoder, config) = (&self.trainer.decoder, &self.checkpoint.config);
+                if decoder.lora().is_some() {
+                    self.reference = decoder.clone();
+                    self.reference.adapt(&adapter::read(&folder, config)?)?;
+                } else {
+                    self.reference = Decoder::taking(config, weights::read(&folder, config)?, &decoder.device())?;
+                }
             }
         }
         self.ctx.rewind(self.trainer.steps)

@@ -45,6 +45,6 @@ impl Stage for Init {
         let weights = weights::init(&config, ctx.seed("weights"), self.0.initializer_range);
         let parameters: usize = weights.values().map(|weight| weight.values.len()).sum();
         ctx.record(0, &[("parameters", parameters as f64)])?;
-        Checkpoint { config, weights, tokenizer }.save(ctx.output())
+        Checkpoint { config, weights, tokenizer, adapter: None }.save(ctx.output())
     }
 }

@@ -21,6 +21,7 @@ pub mod load;
 pub mod logprobs;
 pub mod map;
 pub mod merge;
+pub mod merge_adapter;
 pub mod nn;
 pub mod pretrain;
 pub mod random;

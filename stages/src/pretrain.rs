@@ -89,7 +89,8 @@ impl Stage for Pretrain {
     type Settings = Compute;
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
+        let policy = &ctx.input("policy")?.path;
+        let checkpoint = Checkpoint::open(policy)?;
         let examples = |input: &str| -> Result<Vec<Example>> {
             let rows = rows::read_all(ctx.inputs(input))?;
             encode::examples(&checkpoint.tokenizer, &rows, LossOn::All)
@@ -129,7 +130,7 @@ impl Stage for Pretrain {
             validation: (!held_out.is_empty()).then_some((&held_out, self.validate_every)),
             about: Vec::new(),
         };
-        fit::fit(checkpoint, &lesson, compute, ctx)?.save(ctx.output())
+        fit::fit(checkpoint, &lesson, compute, ctx)?.save_trained(policy, ctx.output())
     }
 }
 

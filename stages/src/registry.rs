@@ -5,8 +5,8 @@ use engine::{Command, Registry};
 
 use crate::{
     distill::Distill, evaluate::Evaluate, export::Export, filter::Filter, generate::Generate, grpo::Grpo,
-    import::Import, init::Init, load::Load, logprobs::Logprobs, map::Map, merge::Merge, pretrain::Pretrain,
-    reject::Reject, sample::Sample, script, sft::Sft, split::Split, tokenizer::Tokenizer,
+    import::Import, init::Init, load::Load, logprobs::Logprobs, map::Map, merge::Merge, merge_adapter::MergeAdapter,
+    pretrain::Pretrain, reject::Reject, sample::Sample, script, sft::Sft, split::Split, tokenizer::Tokenizer,
 };
 
 /// Every stage of this crate, and the engine's own that runs any program.
@@ -26,6 +26,7 @@ pub fn registry() -> Registry {
         .with::<Logprobs>()
         .with::<Map>()
         .with::<Merge>()
+        .with::<MergeAdapter>()
         .with::<Pretrain>()
         .with::<Reject>()
         .with::<Sample>()

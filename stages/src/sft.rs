@@ -4,14 +4,14 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::Result;
-use engine::{Arity, Context, Input, Stage};
+use engine::{Arity, Context, Input, Problem, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     data::{checkpoint::Checkpoint, rows, rows::Row},
     device::Compute,
-    nn::config::Config,
+    nn::{config::Config, lora::Lora},
     text::encode::{self, Example, LossOn},
     train::{
         fit::{self, Lesson},
@@ -49,6 +49,9 @@ pub struct Sft {
     pub too_long: TooLong,
     /// The optimiser, AdamW.
     pub optimiser: AdamW,
+    /// Learns a low-rank adapter and leaves the policy's weights as they are; without it all weights learn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
 }
 
 /// What happens to a row longer than the model's context.
@@ -77,6 +80,7 @@ impl Default for Sft {
             loss: LossOn::default(),
             too_long: TooLong::default(),
             optimiser: AdamW { beta2: 0.99, ..AdamW::default() },
+            lora: None,
         }
     }
 }
@@ -93,11 +97,25 @@ impl Stage for Sft {
     const OUTPUT: &'static str = "checkpoint";
     type Settings = Compute;
 
+    fn resolve(&mut self) {
+        self.lora.iter_mut().for_each(Lora::resolve);
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let problem = |(parameter, message): (&str, String)| Problem {
+            parameter: format!("lora.{parameter}"),
+            message,
+            hint: None,
+        };
+        self.lora.iter().flat_map(Lora::problems).map(problem).collect()
+    }
+
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let checkpoint = Checkpoint::open(&ctx.input("policy")?.path)?;
+        let policy = &ctx.input("policy")?.path;
+        let checkpoint = Checkpoint::open(policy)?;
         let rows = rows::read_all(ctx.inputs("rows"))?;
         let held_out = rows::read_all(ctx.inputs("validation"))?;
-        self.learn(checkpoint, &rows, &held_out, compute, ctx)?.save(ctx.output())
+        self.learn(checkpoint, &rows, &held_out, compute, ctx)?.save_trained(policy, ctx.output())
     }
 }
 
@@ -108,12 +126,13 @@ impl Sft {
     /// When a row cannot become an example, or training stops.
     pub(crate) fn learn(
         &self,
-        checkpoint: Checkpoint,
+        mut checkpoint: Checkpoint,
         rows: &[Row],
         held_out: &[Row],
         compute: &Compute,
         ctx: &Context,
     ) -> Result<Checkpoint> {
+        checkpoint.adopt(self.lora.as_ref(), ctx.seed("adapter"))?;
         let examples = |rows: &[Row], name: &str| -> Result<Fitting> {
             let examples = encode::examples(&checkpoint.tokenizer, rows, self.loss)?;
             self.fitting(examples, &checkpoint.config, name)

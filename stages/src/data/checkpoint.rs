@@ -4,26 +4,35 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    data::adapter,
     nn::{
         config::Config,
+        decoder::Decoder,
+        lora::{Adapter, Lora},
         weights::{self, Dtype, Weights},
     },
     text::tokenizer::Tokenizer,
 };
 
-/// A policy at rest.
+/// A policy at rest: a model, or a model with an adapter beside it.
+///
+/// With an adapter, its files lie in the same folder as the model's, where PEFT and transformers look for them. Then
+/// the adapter is what learns, and the model stays as it is.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     pub config: Config,
+    /// Without what the adapter adds.
     pub weights: Weights,
     pub tokenizer: Tokenizer,
+    pub adapter: Option<Adapter>,
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json`, safetensors files and `tokenizer.json`.
+    /// Opens a folder with `config.json`, safetensors files and `tokenizer.json`; and those of an adapter, if there.
     ///
     /// # Errors
     /// Names the file, key or tensor that is missing or wrong.
@@ -34,7 +43,62 @@ impl Checkpoint {
         let tokenizer = Tokenizer::open(folder)?;
         ensure_in_vocabulary(&config, &tokenizer).with_context(|| format!("opening {}", folder.display()))?;
         let weights = weights::read(folder, &config)?;
-        Ok(Self { config, weights, tokenizer })
+        let has_adapter = folder.join(adapter::CONFIG).exists();
+        let adapter = if has_adapter { Some(adapter::read(folder, &config)?) } else { None };
+        Ok(Self { config, weights, tokenizer, adapter })
+    }
+
+    /// Moves the policy to a device. Its weights are no longer here: a copy on the host would be held all through a
+    /// training. [`Checkpoint::take`] brings them back.
+    ///
+    /// # Errors
+    /// As [`Decoder::taking`] and [`Decoder::adapt`].
+    pub fn to_device(&mut self, device: &Device) -> Result<Decoder> {
+        let mut decoder = Decoder::taking(&self.config, std::mem::take(&mut self.weights), device)?;
+        if let Some(adapter) = &self.adapter {
+            decoder.adapt(adapter)?;
+        }
+        Ok(decoder)
+    }
+
+    /// Gives the policy the adapter that a stage asks for, new and without effect, or lets it go on with its own.
+    ///
+    /// # Errors
+    /// When the policy carries one that is not as asked for, or its family takes none.
+    pub fn adopt(&mut self, lora: Option<&Lora>, seed: u64) -> Result<()> {
+        let Some(lora) = lora else { return Ok(()) };
+        let Some(Adapter { lora: own, .. }) = &mut self.adapter else {
+            self.adapter = Some(Adapter::init(&self.config, lora, seed)?);
+            return Ok(());
+        };
+        ensure!(
+            own.to_string() == lora.to_string(),
+            "the policy carries an adapter of {own}, and `lora` asks for {lora}: leave `lora` out or make it the same to \
+             go on with that adapter, or put a `merge_adapter` node before this one to begin another"
+        );
+        own.dropout = lora.dropout;
+        Ok(())
+    }
+
+    /// Brings the policy back from its device, with what it has learned.
+    ///
+    /// # Errors
+    /// When the device fails to hand a weight over.
+    pub fn take(&mut self, decoder: Decoder) -> Result<()> {
+        self.adapter = decoder.adapter()?;
+        self.weights = decoder.into_weights()?;
+        Ok(())
+    }
+
+    /// Adds what the adapter has learned to the weights; without one it changes nothing.
+    ///
+    /// # Errors
+    /// When the adapter is not the model's.
+    pub fn merge(&mut self) -> Result<()> {
+        match self.adapter.take() {
+            Some(adapter) => adapter.merge_into(&mut self.weights),
+            None => Ok(()),
+        }
     }
 
     /// Writes the folder, weights in f32.
@@ -60,7 +124,29 @@ impl Checkpoint {
         write_json(&folder.join("config.json"), config)?;
         write_json(&folder.join("generation_config.json"), ids)?;
         weights::write(folder, &self.config, &self.weights, dtype)?;
-        self.tokenizer.save(folder)
+        self.tokenizer.save(folder)?;
+        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter::write(folder, adapter))
+    }
+
+    /// Writes the folder of a policy that learned from the one in `from`. Where only an adapter did, the model's own
+    /// files are those of `from`, by another name where the disk allows it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::save`].
+    pub fn save_trained(&self, from: &Path, folder: &Path) -> Result<()> {
+        let Some(adapter) = &self.adapter else { return self.save(folder) };
+        let reading = || format!("reading {}", from.display());
+        for entry in std::fs::read_dir(from).with_context(reading)? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).with_context(reading)?;
+            if !path.is_file() || name == adapter::CONFIG || name == adapter::WEIGHTS {
+                continue;
+            }
+            let to = folder.join(name);
+            if std::fs::hard_link(&path, &to).is_err() {
+                std::fs::copy(&path, &to).with_context(|| format!("copying {}", path.display()))?;
+            }
+        }
+        adapter::write(folder, adapter)
     }
 
     fn special_ids(&self) -> Map<String, Value> {

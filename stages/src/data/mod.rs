@@ -1,6 +1,7 @@
-//! What artifacts contain: rows and checkpoints.
+//! What artifacts contain: rows, checkpoints and their adapters.
 //! Knows nothing of stages.
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod files;
 pub mod rows;

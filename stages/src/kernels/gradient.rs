@@ -56,6 +56,16 @@ const OUTSIDE: &str = "sampling runs outside autodiff";
 
 impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !weight.is_tracked() {
+            // Beside an adapter the weight is frozen: neither its gradient is computed nor `x` kept for it.
+            let weight = weight.into_primitive();
+            return differentiable!(
+                FrozenLinear<1>(x),
+                keep weight: FloatTensor<B> = weight.clone(),
+                forward <B as Fused>::linear(x, weight),
+                back |gradient| [B::linear_back_x(gradient, weight)]
+            );
+        }
         differentiable!(
             Linear<2>(x, weight),
             keep state: (FloatTensor<B>, FloatTensor<B>) = (x.clone(), weight.clone()),

@@ -372,5 +372,12 @@ pub fn adamw(moments: Moments, gradient: Tensor<2>, settings: AdamStep) -> Momen
     }
 }
 
+/// Where the numbers of a tensor on the CPU lie, recorded or not, to tell whether two share them.
+#[cfg(test)]
+pub(crate) fn address(tensor: &Tensor<2>) -> usize {
+    let tensor = tensor.clone().without_autodiff().try_into_primitive::<burn::backend::Flex>().expect("on the CPU");
+    tensor.bytes().as_ptr() as usize
+}
+
 #[cfg(test)]
 mod tests;

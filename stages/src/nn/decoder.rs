@@ -1,15 +1,17 @@
 //! The one decoder-only transformer, in reading order: embedding, layers, head.
 //! Fields are named like the Hugging Face weights. Knows nothing of files or of sampling.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{
     cache::Cache,
     config::{Config, Family},
-    weights::{Weight, Weights},
+    dropout::{Drawn, Dropout},
+    lora::{self, Adapter, Lora},
+    weights::{self, Weight, Weights},
 };
 use crate::kernels::{self, Rotary, Seen, Sequences};
 
@@ -23,6 +25,10 @@ pub struct Decoder {
     norm: Norm,
     /// `None` where the head is tied to the embedding.
     lm_head: Option<Tensor<2>>,
+    /// What its projections carry, where they carry an adapter: then it learns and nothing else does.
+    lora: Option<Lora>,
+    /// Of the adapter's inputs, while it trains.
+    dropout: Option<Dropout>,
 }
 
 /// How a token learns its place.
@@ -63,12 +69,12 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, dropped: Option<&Drawn>) -> Tensor<2> {
         let inner = match &self.gate_proj {
-            Some(gate) => kernels::swiglu(gate.forward(x.clone()), self.up_proj.forward(x)),
-            None => kernels::gelu(self.up_proj.forward(x)),
+            Some(gate) => kernels::swiglu(gate.forward(x.clone(), dropped), self.up_proj.forward(x, dropped)),
+            None => kernels::gelu(self.up_proj.forward(x, dropped)),
         };
-        self.down_proj.forward(inner)
+        self.down_proj.forward(inner, dropped)
     }
 }
 
@@ -100,15 +106,41 @@ impl Norm {
 struct Projection {
     weight: Tensor<2>,
     bias: Option<Tensor<2>>,
+    low_rank: Option<LowRank>,
 }
 
 impl Projection {
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let output = kernels::linear(x, self.weight.clone());
-        match &self.bias {
+    fn forward(&self, x: Tensor<2>, dropped: Option<&Drawn>) -> Tensor<2> {
+        let output = kernels::linear(x.clone(), self.weight.clone());
+        let output = match &self.bias {
             Some(bias) => output + bias.clone(),
             None => output,
+        };
+        match &self.low_rank {
+            Some(low_rank) => output + low_rank.forward(x, dropped),
+            None => output,
         }
+    }
+}
+
+/// What an adapter adds to a projection: `scale B A x`, with `a` `[rank, in]` and `b` `[out, rank]`.
+#[derive(Debug, Clone)]
+struct LowRank {
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scale: f32,
+    /// Its own word in the key of dropout.
+    place: u64,
+}
+
+impl LowRank {
+    fn forward(&self, x: Tensor<2>, dropped: Option<&Drawn>) -> Tensor<2> {
+        let x = match dropped {
+            Some(drawn) => drawn.drop(x, self.place),
+            None => x,
+        };
+        // The narrow side is scaled: it is `rank` wide.
+        kernels::linear(kernels::linear(x, self.a.clone()) * self.scale, self.b.clone())
     }
 }
 
@@ -157,7 +189,7 @@ impl Decoder {
         };
         let projection = |name: String, biased: bool| -> Result<Projection> {
             let bias = if biased { Some(take(format!("{name}.bias"))?) } else { None };
-            Ok(Projection { weight: take(format!("{name}.weight"))?, bias })
+            Ok(Projection { weight: take(format!("{name}.weight"))?, bias, low_rank: None })
         };
         let is_gpt2 = config.family == Family::Gpt2;
         let norm = |name: String| -> Result<Norm> {
@@ -197,7 +229,60 @@ impl Decoder {
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             norm: norm("model.norm".into())?,
             lm_head: if config.tie_word_embeddings { None } else { Some(take("lm_head.weight".into())?) },
+            lora: None,
+            dropout: None,
         })
+    }
+
+    /// Puts an adapter beside the weights, in the place of any other. They stay where they are.
+    ///
+    /// # Errors
+    /// When the adapter belongs to a model of other sizes.
+    pub fn adapt(&mut self, adapter: &Adapter) -> Result<()> {
+        let (device, scale) = (self.device(), adapter.lora.scale());
+        let mut expected: BTreeMap<_, _> = adapter.lora.expected(&self.config)?.into_iter().collect();
+        let mut take = |name: String| -> Result<Option<Tensor<2>>> {
+            let Some(shape) = expected.remove(&name) else { return Ok(None) };
+            let weight = adapter.weights.get(&name).with_context(|| format!("the adapter has no `{name}`"))?;
+            ensure!(weight.shape == shape, "`{name}` is of shape {:?}, not {shape:?}", weight.shape);
+            let data = TensorData::new(weight.values.clone(), weight.shape.clone());
+            Ok(Some(Tensor::from_data(data, &device)))
+        };
+        let mut failure = None;
+        self.each_projection(&mut |name, projection| {
+            let mut low_rank = || -> Result<Option<LowRank>> {
+                let (a, b) = (take(format!("{name}.{}", lora::A))?, take(format!("{name}.{}", lora::B))?);
+                Ok(a.zip(b).map(|(a, b)| LowRank { a, b, scale, place: weights::name_key(name) }))
+            };
+            match low_rank() {
+                Ok(low_rank) => projection.low_rank = low_rank,
+                Err(error) => failure = Some(error),
+            }
+        });
+        self.lora = Some(adapter.lora.clone());
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The same buffers without the adapter: the policy that it was put beside.
+    #[must_use]
+    pub fn base(&self) -> Self {
+        let mut base = self.clone();
+        base.each_projection(&mut |_, projection| projection.low_rank = None);
+        (base.lora, base.dropout) = (None, None);
+        base
+    }
+
+    /// What the adapter is like, if there is one.
+    #[must_use]
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
+    }
+
+    /// Leaves out what the adapter's dropout says, drawn by this key: one of its own for every step.
+    #[must_use]
+    pub fn dropping(mut self, key: [u64; 2]) -> Self {
+        self.dropout = self.lora.as_ref().and_then(|lora| Dropout::new(lora.dropout, key));
+        self
     }
 
     #[must_use]
@@ -215,6 +300,11 @@ impl Decoder {
                 onward.prompts.positions.iter().copied().chain(newest).collect()
             }
         });
+        let dropped = match (&self.dropout, &attend) {
+            (Some(dropout), Attend::Within(sequences)) => Some(dropout.draw(tokens, sequences)),
+            _ => None,
+        };
+        let dropped = dropped.as_ref();
         let ids = Arc::new(tokens.iter().map(|id| *id as usize).collect());
         let mut x = kernels::rows(self.embed_tokens.clone(), &ids);
         if let Positions::Learned(embedding) = &self.positions {
@@ -223,9 +313,9 @@ impl Decoder {
         let epsilon = self.config.rms_norm_eps;
         for (i, layer) in self.layers.iter().enumerate() {
             let normed = layer.input_layernorm.forward(x.clone(), epsilon);
-            x = x + self.attend(i, &layer.self_attn, normed, &positions, &mut attend);
+            x = x + self.attend(i, &layer.self_attn, normed, &positions, dropped, &mut attend);
             let normed = layer.post_attention_layernorm.forward(x.clone(), epsilon);
-            x = x + layer.mlp.forward(normed);
+            x = x + layer.mlp.forward(normed, dropped);
         }
         self.norm.forward(x, epsilon)
     }
@@ -272,6 +362,7 @@ impl Decoder {
         attention: &Attention,
         x: Tensor<2>,
         positions: &Arc<Vec<usize>>,
+        dropped: Option<&Drawn>,
         attend: &mut Attend,
     ) -> Tensor<2> {
         let (head_dim, epsilon) = (self.config.head_dim, self.config.rms_norm_eps);
@@ -285,17 +376,47 @@ impl Decoder {
                 Positions::Learned(_) => normed,
             }
         };
-        let queries = place(attention.q_proj.forward(x.clone()), &attention.q_norm);
-        let keys = place(attention.k_proj.forward(x.clone()), &attention.k_norm);
-        let values = attention.v_proj.forward(x);
+        let queries = place(attention.q_proj.forward(x.clone(), dropped), &attention.q_norm);
+        let keys = place(attention.k_proj.forward(x.clone(), dropped), &attention.k_norm);
+        let values = attention.v_proj.forward(x, dropped);
         let mixed = match attend {
             Attend::Within(sequences) => kernels::attention(queries, keys, values, sequences, head_dim),
             Attend::Onward(onward) => onward.attend(layer, queries, keys, values, head_dim),
         };
-        attention.o_proj.forward(mixed)
+        attention.o_proj.forward(mixed, dropped)
     }
 
-    /// Calls `visit` with every weight and its Hugging Face name, always in the same order.
+    /// Calls `visit` with every weight that learns and its name, always in the same order: those of the adapter where
+    /// there is one, all of them where there is none.
+    pub fn each_trained(&mut self, visit: &mut dyn FnMut(&str, &mut Tensor<2>)) {
+        if self.lora.is_none() {
+            return self.each(visit);
+        }
+        self.each_projection(&mut |name, projection| {
+            if let Some(low_rank) = &mut projection.low_rank {
+                visit(&format!("{name}.{}", lora::A), &mut low_rank.a);
+                visit(&format!("{name}.{}", lora::B), &mut low_rank.b);
+            }
+        });
+    }
+
+    fn each_projection(&mut self, visit: &mut dyn FnMut(&str, &mut Projection)) {
+        for (i, Layer { self_attn, mlp, .. }) in self.layers.iter_mut().enumerate() {
+            let mut named =
+                |name: &str, projection: &mut Projection| visit(&format!("model.layers.{i}.{name}"), projection);
+            named("self_attn.q_proj", &mut self_attn.q_proj);
+            named("self_attn.k_proj", &mut self_attn.k_proj);
+            named("self_attn.v_proj", &mut self_attn.v_proj);
+            named("self_attn.o_proj", &mut self_attn.o_proj);
+            if let Some(gate) = &mut mlp.gate_proj {
+                named("mlp.gate_proj", gate);
+            }
+            named("mlp.up_proj", &mut mlp.up_proj);
+            named("mlp.down_proj", &mut mlp.down_proj);
+        }
+    }
+
+    /// Calls `visit` with every weight but the adapter's and its Hugging Face name, always in the same order.
     pub fn each(&mut self, visit: &mut dyn FnMut(&str, &mut Tensor<2>)) {
         visit("model.embed_tokens.weight", &mut self.embed_tokens);
         if let Positions::Learned(embedding) = &mut self.positions {
@@ -334,15 +455,31 @@ impl Decoder {
         }
     }
 
-    /// The same buffers, recorded by autodiff.
+    /// The same buffers; autodiff records what is done with those that learn.
     #[must_use]
     pub fn tracked(&self) -> Self {
         let mut tracked = self.clone();
-        tracked.each(&mut |_, weight| *weight = weight.clone().autodiff().require_grad());
+        tracked.each(&mut |_, weight| *weight = weight.clone().autodiff());
+        tracked.each_trained(&mut |_, weight| *weight = weight.clone().autodiff().require_grad());
         tracked
     }
 
-    /// A copy of the weights, on the host.
+    /// The adapter on the host, if there is one.
+    ///
+    /// # Errors
+    /// When the device fails to hand a weight over.
+    pub fn adapter(&self) -> Result<Option<Adapter>> {
+        let Some(lora) = self.lora.clone() else { return Ok(None) };
+        let mut weights = Weights::new();
+        let mut failure = None;
+        self.clone().each_trained(&mut |name, tensor| match on_host(name, tensor.clone(), tensor.dims().to_vec()) {
+            Ok(weight) => drop(weights.insert(name.to_owned(), weight)),
+            Err(error) => failure = Some(error),
+        });
+        failure.map_or(Ok(Some(Adapter { lora, weights })), Err)
+    }
+
+    /// A copy of the weights, on the host, without those of the adapter.
     ///
     /// # Errors
     /// When the device fails to hand one over.
@@ -363,12 +500,19 @@ impl Decoder {
             let is_vector = name.ends_with("norm.weight") || name.rsplit('.').next() == Some("bias");
             let shape = if is_vector { vec![width] } else { vec![out, width] };
             let nothing = Tensor::zeros([1, 1], &tensor.device());
-            match std::mem::replace(tensor, nothing).into_data().try_into_vec::<f32>() {
-                Ok(values) => drop(weights.insert(name.to_owned(), Weight { shape, values })),
-                Err(error) => failure = Some(anyhow::anyhow!("reading weight `{name}` back: {error:?}")),
+            match on_host(name, std::mem::replace(tensor, nothing), shape) {
+                Ok(weight) => drop(weights.insert(name.to_owned(), weight)),
+                Err(error) => failure = Some(error),
             }
         });
         failure.map_or(Ok(weights), Err)
+    }
+}
+
+fn on_host(name: &str, tensor: Tensor<2>, shape: Vec<usize>) -> Result<Weight> {
+    match tensor.into_data().try_into_vec::<f32>() {
+        Ok(values) => Ok(Weight { shape, values }),
+        Err(error) => Err(anyhow::anyhow!("reading weight `{name}` back: {error:?}")),
     }
 }
 

@@ -2,6 +2,8 @@
 //! family (`tests/reference/make_fixtures.py`), and the published figures of real ones.
 //! Knows nothing of how the decoder computes.
 
+mod adapters;
+
 use burn::tensor::Device;
 use serde_json::Value;
 

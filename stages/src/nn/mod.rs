@@ -4,8 +4,10 @@
 pub mod cache;
 pub mod config;
 pub mod decoder;
+pub mod dropout;
 #[cfg(test)]
 mod golden;
 pub mod gpt2;
+pub mod lora;
 pub mod shape;
 pub mod weights;

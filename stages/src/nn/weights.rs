@@ -139,7 +139,8 @@ pub fn init(config: &Config, seed: u64, deviation: f32) -> Weights {
     expected(config).into_par_iter().map(|(name, shape)| draw(name, shape)).collect()
 }
 
-fn name_key(name: &str) -> u64 {
+/// What stands for a name in a key of randomness.
+pub(crate) fn name_key(name: &str) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(first)
@@ -226,10 +227,31 @@ pub fn write(folder: &Path, config: &Config, weights: &Weights, dtype: Dtype) ->
             }
         }
     }
-    let path = folder.join(SINGLE);
+    write_file(&folder.join(SINGLE), weights, dtype)
+}
+
+/// Writes one file, the same bytes for the same weights.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_file(path: &Path, weights: &Weights, dtype: Dtype) -> Result<()> {
     let views = weights.iter().map(|(name, weight)| (name, Encoded { weight, dtype }));
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(about), &path).with_context(|| format!("writing {}", path.display()))
+    safetensors::serialize_to_file(views, Some(about), path).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Reads every tensor of one file of f32, f16 or bf16, whatever it is called.
+///
+/// # Errors
+/// When the file is missing or cut short, or a tensor is of another type or not finite.
+pub fn read_file(path: &Path) -> Result<Weights> {
+    let map = map(path)?;
+    let tensors = SafeTensors::deserialize(&map).map_err(|error| broken(path, &map, &error))?;
+    let read = |(name, tensor): (&str, TensorView)| {
+        let weight = Weight { shape: tensor.shape().to_vec(), values: values(&tensor, name, path)? };
+        Ok((name.to_owned(), weight))
+    };
+    tensors.iter().map(read).collect()
 }
 
 /// The files that hold the weights.

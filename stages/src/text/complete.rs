@@ -43,8 +43,8 @@ impl Policy {
     /// # Errors
     /// As [`Checkpoint::open`]; when this binary has no such device.
     pub fn open(folder: &Path, compute: &Compute) -> Result<Self> {
-        let Checkpoint { config, weights, tokenizer } = Checkpoint::open(folder)?;
-        Ok(Self { decoder: Decoder::taking(&config, weights, &compute.device()?)?, tokenizer })
+        let mut checkpoint = Checkpoint::open(folder)?;
+        Ok(Self { decoder: checkpoint.to_device(&compute.device()?)?, tokenizer: checkpoint.tokenizer })
     }
 
     #[must_use]

@@ -37,16 +37,15 @@ pub struct Lesson<'a> {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Notes {}
 
-/// Trains a checkpoint's weights. Records `loss`, `learning_rate`, `gradient_norm` and `tokens_per_s` a step, and
+/// Trains a checkpoint's weights, or its adapter where it carries one. Records `loss`, `learning_rate`, `gradient_norm` and `tokens_per_s` a step, and
 /// `validation_loss` where it looked.
 ///
 /// # Errors
 /// [`Cancelled`] after saving; a loss or gradient that is not finite; a sequence longer than the context.
 pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: &Context) -> Result<Checkpoint> {
-    // Taken: a copy on the host would be held all through the training.
-    let weights = std::mem::take(&mut checkpoint.weights);
-    let decoder = Decoder::taking(&checkpoint.config, weights, &compute.device()?)?;
+    let decoder = checkpoint.to_device(&compute.device()?)?;
     let mut trainer = Trainer::new(decoder, lesson.optimiser);
+    trainer.dropout = Some(ctx.seed("dropout"));
     let mut saver = Saver::new(ctx.scratch(), compute.save_every());
     saver.resume::<Notes>(&mut trainer)?;
     if trainer.steps == 0 {
@@ -107,7 +106,7 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
     }
     let Trainer { decoder, moments, .. } = trainer;
     drop(moments);
-    checkpoint.weights = decoder.into_weights()?;
+    checkpoint.take(decoder)?;
     Ok(checkpoint)
 }
 

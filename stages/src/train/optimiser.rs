@@ -1,4 +1,4 @@
-//! AdamW over all weights of a decoder, with clipping by the global norm.
+//! AdamW over the weights of a decoder that learn, with clipping by the global norm.
 
 use anyhow::{Result, ensure};
 use burn::tensor::{Gradients, Tensor};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     kernels::{self, AdamStep, Moments},
-    nn::decoder::Decoder,
+    nn::{decoder::Decoder, lora},
 };
 
 /// Settings of AdamW, defaults as in PyTorch.
@@ -37,13 +37,15 @@ impl Default for AdamW {
     }
 }
 
-/// A decoder in training: its weights, both moments, and how many steps it took.
+/// A decoder in training: its weights, both moments of those that learn, and how many steps it took.
 #[derive(Debug, Clone)]
 pub struct Trainer {
     pub decoder: Decoder,
-    /// First and second moment, in the order of [`Decoder::each`].
+    /// First and second moment, in the order of [`Decoder::each_trained`].
     pub moments: Vec<(Tensor<2>, Tensor<2>)>,
     pub steps: u64,
+    /// What the dropout of an adapter is drawn by, with the step; without it nothing is left out.
+    pub dropout: Option<u64>,
     settings: AdamW,
 }
 
@@ -58,17 +60,21 @@ impl Trainer {
     #[must_use]
     pub fn new(mut decoder: Decoder, settings: AdamW) -> Self {
         let mut moments = Vec::new();
-        decoder.each(&mut |_, weight| {
+        decoder.each_trained(&mut |_, weight| {
             let zeros = || Tensor::zeros(weight.dims(), &weight.device());
             moments.push((zeros(), zeros()));
         });
-        Self { decoder, moments, steps: 0, settings }
+        Self { decoder, moments, steps: 0, dropout: None, settings }
     }
 
     /// Starts a step: gradients of several backward passes add up in what it returns.
     #[must_use]
     pub fn begin(&self) -> Accumulated {
-        Accumulated { tracked: self.decoder.tracked(), gradients: Vec::new() }
+        let mut tracked = self.decoder.tracked();
+        if let Some(seed) = self.dropout {
+            tracked = tracked.dropping([seed, self.steps]);
+        }
+        Accumulated { tracked, gradients: Vec::new() }
     }
 
     /// Ends a step.
@@ -93,10 +99,11 @@ impl Trainer {
         let scale = if max_norm > 0.0 && gradient_norm > max_norm { max_norm / gradient_norm } else { 1.0 };
         let mut all = self.moments.iter_mut().zip(gradients);
         let step = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        self.decoder.each(&mut |_, weight| {
+        self.decoder.each_trained(&mut |name, weight| {
             let (moments, gradient) = all.next().expect("one gradient a weight");
-            // Vectors (norms and biases) are stored as one row.
-            let weight_decay = if weight.dims()[0] > 1 { weight_decay } else { 0.0 };
+            // Vectors (norms and biases) are stored as one row, as is an adapter's matrix of rank one.
+            let is_matrix = weight.dims()[0] > 1 || name.ends_with(lora::A) || name.ends_with(lora::B);
+            let weight_decay = if is_matrix { weight_decay } else { 0.0 };
             let nothing = || Tensor::zeros([1, 1], &gradient.device());
             let old = Moments {
                 weight: std::mem::replace(weight, nothing()),
@@ -125,7 +132,7 @@ impl Accumulated {
     pub fn backward(&mut self, loss: &Tensor<1>) {
         let mut gradients: Gradients = loss.backward();
         let mut fresh = Vec::new();
-        self.tracked.each(&mut |_, weight| {
+        self.tracked.each_trained(&mut |_, weight| {
             let zeros = || Tensor::zeros(weight.dims(), &weight.device().without_autodiff());
             fresh.push(weight.grad_remove(&mut gradients).unwrap_or_else(zeros));
         });

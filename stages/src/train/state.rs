@@ -42,14 +42,14 @@ impl Saver {
         self.last.elapsed() >= self.every
     }
 
-    /// Writes weights, moments, the step and the stage's own notes; whole or not at all.
+    /// Writes the weights that learn, their moments, the step and the stage's own notes; whole or not at all.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&mut self, trainer: &Trainer, notes: &impl Serialize) -> Result<()> {
         let mut tensors: Vec<(String, Tensor<2>)> = Vec::new();
         let mut moments = trainer.moments.iter();
-        trainer.decoder.clone().each(&mut |name, weight| {
+        trainer.decoder.clone().each_trained(&mut |name, weight| {
             let (first, second) = moments.next().expect("one pair a weight");
             tensors.push((format!("weight/{name}"), weight.clone()));
             tensors.push((format!("first/{name}"), first.clone()));
@@ -131,7 +131,7 @@ fn restore<N: DeserializeOwned>(bytes: &Mmap, trainer: &mut Trainer) -> Result<N
     };
     let mut moments = trainer.moments.iter_mut();
     let mut failure = None;
-    trainer.decoder.each(&mut |name, weight| {
+    trainer.decoder.each_trained(&mut |name, weight| {
         let (first, second) = moments.next().expect("one pair a weight");
         let mut put = |prefix: &str, to: &mut Tensor<2>| match take(format!("{prefix}/{name}"), to) {
             Ok(tensor) => *to = tensor,
