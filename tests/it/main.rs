@@ -2,6 +2,7 @@
 
 mod file;
 mod interrupt;
+mod lora;
 mod messages;
 mod pipelines;
 mod project;

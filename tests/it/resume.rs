@@ -25,6 +25,16 @@ const GRPO: &str = "stage: grpo, inputs: { policy: model, prompts: sums }, \
                             steps_per_rollout: 2, learning_rate: 1e-3, kl_coef: 0.05, reference_refresh: 5, \
                             max_new_tokens: 5, max_truncated: 1 }";
 
+/// What an adapter's dropout leaves out is a function of the step.
+const SFT_LORA: &str = "stage: sft, inputs: { policy: model, rows: sums, validation: held_out }, \
+                        with: { epochs: EPOCHS, batch: 4, learning_rate: 1e-2, lora: { rank: 4, dropout: 0.1 } }";
+
+/// The reference policy becomes a frozen copy of the adapter between the two steps of a rollout phase.
+const GRPO_LORA: &str = "stage: grpo, inputs: { policy: model, prompts: sums }, \
+                         with: { reward: reward.rhai, steps: STEPS, prompts_per_step: 3, group_size: 4, \
+                                 steps_per_rollout: 2, learning_rate: 1e-2, kl_coef: 0.05, reference_refresh: 5, \
+                                 max_new_tokens: 5, max_truncated: 1, lora: { rank: 4 } }";
+
 /// 200 rows, 4 a step.
 const STEPS_OF_AN_EPOCH: usize = 50;
 
@@ -173,6 +183,16 @@ fn a_killed_fine_tuning_ends_with_the_same_bytes() {
 #[test]
 fn a_killed_grpo_ends_with_the_same_bytes() {
     a_killed_training_ends_with_the_same_bytes(GRPO);
+}
+
+#[test]
+fn a_killed_fine_tuning_of_an_adapter_ends_with_the_same_bytes() {
+    a_killed_training_ends_with_the_same_bytes(SFT_LORA);
+}
+
+#[test]
+fn a_killed_grpo_of_an_adapter_ends_with_the_same_bytes() {
+    a_killed_training_ends_with_the_same_bytes(GRPO_LORA);
 }
 
 #[test]

@@ -33,14 +33,21 @@ fn adapted(case: &str) -> (Checkpoint, Decoder, serde_json::Value) {
     (checkpoint, decoder, reference)
 }
 
-fn batch(reference: &serde_json::Value) -> Batch {
+fn examples(reference: &serde_json::Value) -> Vec<Example> {
     let example = |row: &serde_json::Value| {
         let ids = ids(&row["ids"]);
         let prompt = usize::try_from(row["prompt_tokens"].as_u64().unwrap()).unwrap();
         Example { trained: (0..ids.len()).map(|at| at >= prompt).collect(), ids }
     };
-    let examples: Vec<Example> = reference["rows"].as_array().unwrap().iter().map(example).collect();
+    reference["rows"].as_array().unwrap().iter().map(example).collect()
+}
+
+fn batch_of(examples: &[Example]) -> Batch {
     Batch::new(examples.iter().map(|example| (&example.ids[..], &example.trained[..])))
+}
+
+fn batch(reference: &serde_json::Value) -> Batch {
+    batch_of(&examples(reference))
 }
 
 fn norm(values: &[f32]) -> f64 {
@@ -144,6 +151,38 @@ fn an_adapter_of_peft_survives_writing() {
             assert!(is_same, "{case}: `{key}` is {value}, PEFT's is {}", theirs[key]);
         }
     }
+}
+
+/// A step cut into micro-batches leaves out the same numbers, and so has the same gradient.
+#[test]
+fn dropout_does_not_depend_on_micro_batches_and_is_off_outside_of_training() {
+    let (mut checkpoint, plain, reference) = adapted("attention");
+    checkpoint.adapter.as_mut().unwrap().lora.dropout = 0.3;
+    let decoder = checkpoint.decoder(&Device::flex()).unwrap();
+    let examples = examples(&reference);
+    let targets = batch_of(&examples).targets() as f32;
+    let step = |size: usize, seed: Option<u64>| {
+        let mut trainer = Trainer::new(decoder.clone(), AdamW::default());
+        trainer.dropout = seed;
+        let mut accumulated = trainer.begin();
+        let mut loss = 0.0;
+        for examples in examples.chunks(size) {
+            let part = batch_of(examples).logprobs(&accumulated.tracked, 1.0).sum() / -targets;
+            loss += part.clone().without_autodiff().into_scalar::<f32>();
+            accumulated.backward(&part);
+        }
+        (loss, trainer.step(accumulated, 1e-2).unwrap().gradient_norm)
+    };
+    let (loss, norm) = step(3, Some(5));
+    for size in [1, 2] {
+        let (parted_loss, parted_norm) = step(size, Some(5));
+        assert!((loss - parted_loss).abs() < 1e-5, "{loss} and {parted_loss}");
+        assert!((norm - parted_norm).abs() < 1e-5 * norm, "{norm} and {parted_norm}");
+    }
+    let ((other, _), (without, _)) = (step(3, Some(6)), step(3, None));
+    assert!((loss - other).abs() > 1e-3 && (loss - without).abs() > 1e-3, "{loss}, {other}, {without}");
+    let ids = ids(&reference["ids"]);
+    assert_eq!(last_logits(&decoder, &ids), last_logits(&plain, &ids));
 }
 
 /// What an adapter is for: the model's weights are in memory once, however many policies are made of them.
