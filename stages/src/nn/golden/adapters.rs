@@ -158,7 +158,7 @@ fn an_adapter_of_peft_survives_writing() {
 fn dropout_does_not_depend_on_micro_batches_and_is_off_outside_of_training() {
     let (mut checkpoint, plain, reference) = adapted("attention");
     checkpoint.adapter.as_mut().unwrap().lora.dropout = 0.3;
-    let decoder = checkpoint.decoder(&Device::flex()).unwrap();
+    let decoder = checkpoint.clone().to_device(&Device::flex()).unwrap();
     let examples = examples(&reference);
     let targets = batch_of(&examples).targets() as f32;
     let step = |size: usize, seed: Option<u64>| {
