@@ -145,3 +145,33 @@ fn equal_rewards_leave_the_policy_to_its_kl_term_alone() {
     assert_eq!(Checkpoint::open(&output).unwrap().weights, Checkpoint::open(&toy.policy).unwrap().weights);
     assert_eq!(toy.metrics()[0]["dead_groups"], json!(1.0));
 }
+
+/// With an adapter the reference is the weights that it began beside; refreshed, it is a frozen copy of the adapter.
+#[test]
+fn an_adapter_learns_against_what_it_began_beside() {
+    let toy = Toy::new(FAIR);
+    let lora = json!({ "rank": 2, "targets": ["q_proj", "up_proj"] });
+    let with = |refresh: u64| {
+        json!({ "lora": lora, "steps": 4, "steps_per_rollout": 1, "learning_rate": 1e-2, "kl_coef": 0.01,
+                "reference_refresh": refresh })
+    };
+    let kl = |toy: &Toy| toy.metrics().iter().map(|line| line["kl"].as_f64().unwrap()).collect::<Vec<_>>();
+    let trained = Checkpoint::open(&toy.run(with(0)).unwrap()).unwrap();
+    let before = Checkpoint::open(&toy.policy).unwrap();
+    assert_eq!(trained.weights, before.weights, "the base is frozen");
+    let learned = trained.adapter.unwrap();
+    assert!(
+        learned
+            .weights
+            .iter()
+            .filter(|(name, _)| name.ends_with("lora_B.weight"))
+            .all(|(_, weight)| { weight.values.iter().any(|value| *value != 0.0) })
+    );
+    let [first, second, third, fourth] = kl(&toy)[..] else { panic!("four steps") };
+    assert!(first == 0.0 && second > 0.0 && third > second && fourth > second, "{first} {second} {third} {fourth}");
+
+    let refreshed = Toy::new(FAIR);
+    refreshed.run(with(2)).unwrap();
+    let [first, second, third, fourth] = kl(&refreshed)[..] else { panic!("four steps") };
+    assert!(first == 0.0 && second > 0.0 && third == 0.0 && fourth > 0.0, "{first} {second} {third} {fourth}");
+}
