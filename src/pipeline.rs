@@ -12,21 +12,26 @@ use crate::{args::Global, outcome::Trouble};
 
 /// Reads a pipeline and resolves it.
 pub fn plan(file: &Path, global: &Global) -> Result<Plan, Trouble> {
-    let spec = Spec::parse(sources(file, global)?).map_err(Trouble::Mistakes)?;
+    resolved(sources(file, global)?)
+}
+
+fn resolved(sources: Sources) -> Result<Plan, Trouble> {
+    let spec = Spec::parse(sources).map_err(Trouble::Mistakes)?;
     Plan::resolve(&spec, &::stages::registry()).map_err(Trouble::Mistakes)
 }
 
 /// Reads and resolves a pipeline and opens its store. While the one is done, another core looks at what the store
 /// holds: most of it will be asked for.
 pub fn with_store(file: &Path, global: &Global) -> Result<(Plan, Store), Trouble> {
-    let root = root(file, global)?;
+    let sources = sources(file, global)?;
+    let root = sources.root.clone();
     thread::scope(|scope| {
         let opened = scope.spawn(|| -> Result<Store, Trouble> {
             let store = store(&root, global)?;
             store.look_ahead();
             Ok(store)
         });
-        let plan = plan(file, global);
+        let plan = resolved(sources);
         let store = opened.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok((plan?, store?))
     })
