@@ -6,14 +6,26 @@ use engine::{Arity, Context, Input, NoSettings, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{data::checkpoint::Checkpoint, nn::weights::Dtype};
+use crate::{
+    data::checkpoint::Checkpoint,
+    nn::weights::{Dtype, Packing},
+};
 
 /// Writes a policy as a Hugging Face model folder, which `transformers` loads.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Export {
     /// The type of the weights in the file.
     pub dtype: Dtype,
+    /// The most megabytes (10^6 bytes) of weights in a file: what is larger is cut into shards, with an index.
+    #[schemars(range(min = 0.001))]
+    pub max_shard_mb: f64,
+}
+
+impl Default for Export {
+    fn default() -> Self {
+        Self { dtype: Dtype::default(), max_shard_mb: 5000.0 }
+    }
 }
 
 impl Stage for Export {
@@ -25,7 +37,8 @@ impl Stage for Export {
     type Settings = NoSettings;
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
-        Checkpoint::open(&ctx.input("policy")?.path)?.save_as(ctx.output(), self.dtype)
+        let packing = Packing { dtype: self.dtype, max_shard_bytes: (self.max_shard_mb * 1e6) as usize };
+        Checkpoint::open(&ctx.input("policy")?.path)?.save_as(ctx.output(), packing)
     }
 }
 
@@ -42,7 +55,7 @@ mod tests {
 
     #[test]
     fn an_imported_model_is_exported_as_it_was() {
-        for family in ["llama", "qwen2", "qwen3", "gpt2"] {
+        for family in ["llama", "llama3", "llama-linear", "mistral", "qwen2", "qwen3", "smollm2", "smollm3", "gpt2"] {
             let bench = Bench::new();
             let imported = bench.run::<Import>(json!({ "path": fixture(family) }), &[]).unwrap();
             let kept = bench.path("imported");
@@ -53,6 +66,20 @@ mod tests {
             let exported = bench.run::<Export>(json!({ "dtype": "bf16" }), &[("policy", &kept)]).unwrap();
             assert_eq!(json_of(&exported.join("config.json"))["torch_dtype"], "bfloat16");
         }
+    }
+
+    #[test]
+    fn a_model_above_the_size_of_a_shard_is_cut() {
+        let bench = Bench::new();
+        let kept = bench.path("imported");
+        std::fs::rename(bench.run::<Import>(json!({ "path": fixture("gpt2") }), &[]).unwrap(), &kept).unwrap();
+        let exported = bench.run::<Export>(json!({ "max_shard_mb": 0.03 }), &[("policy", &kept)]).unwrap();
+        let index = json_of(&exported.join("model.safetensors.index.json"));
+        // By name: a layer takes 30,016 bytes, so its last matrix goes into the next file, and the embedding into the fourth.
+        assert_eq!(index["weight_map"]["transformer.h.0.mlp.c_proj.weight"], "model-00002-of-00004.safetensors");
+        assert_eq!(index["weight_map"]["transformer.wte.weight"], "model-00004-of-00004.safetensors");
+        let (before, after) = (Checkpoint::open(&fixture("gpt2")).unwrap(), Checkpoint::open(&exported).unwrap());
+        assert_eq!((before.config, before.weights), (after.config, after.weights));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{adapter, checkpoint::Checkpoint};
 
-/// Reads a Hugging Face model folder of the Llama, Qwen2, Qwen3 or GPT-2 family and checks all of it.
+/// Reads a Hugging Face model folder of the Llama, Mistral, Qwen2, Qwen3, SmolLM3 or GPT-2 family and checks all of it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Import {
@@ -23,7 +23,8 @@ pub struct Import {
 
 impl Stage for Import {
     const NAME: &'static str = "import";
-    const VERSION: u32 = 1;
+    // 2: what `generation_config.json` says of how to sample is kept.
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Input] = &[];
     const OUTPUT: &'static str = "checkpoint";
     type Settings = NoSettings;

@@ -1,12 +1,14 @@
-"""Writes tests/fixtures: four tiny random models with what transformers computes of them, and what Python makes
-of real tokenizers and chat templates. Run it again only when a fixture has to change; its output is committed.
+"""Writes tests/fixtures: tiny random models with what transformers computes of them, and what Python makes of real
+tokenizers and chat templates. Run it again only when a fixture has to change; its output is committed.
 
-    python tests/reference/make_fixtures.py [FOLDER_WITH_REAL_TOKENIZERS]
+    python tests/reference/make_fixtures.py [--models NAME ...] [FOLDER_WITH_REAL_TOKENIZERS]
+
+Without names all models are written. On another processor the last digits of a reference may differ.
 """
 
+import argparse
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -16,11 +18,15 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -48,6 +54,81 @@ FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, dict(rope_theta=1000000.0, tie_word_embeddings=False)),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, dict(rope_theta=1000000.0, tie_word_embeddings=True, head_dim=16)),
 }
+# As published models of each family are: what they scale, share, leave out, and how their files are cut. Their references
+# reach positions far behind `original_max_position_embeddings`.
+LLAMA3_ROPE = dict(
+    rope_type="llama3",
+    rope_theta=10000.0,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    # Of the eight wavelengths, 6 to 19869 tokens, the first is left alone, the second blended, the others stretched.
+    original_max_position_embeddings=32,
+)
+LIKE_PUBLISHED = {
+    "llama3": (
+        LlamaConfig,
+        LlamaForCausalLM,
+        dict(num_attention_heads=2, num_key_value_heads=1, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=False),
+        dict(dtype=torch.bfloat16),
+    ),
+    "llama-linear": (
+        LlamaConfig,
+        LlamaForCausalLM,
+        dict(
+            num_key_value_heads=4,
+            rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0),
+            tie_word_embeddings=False,
+            attention_bias=True,
+            mlp_bias=True,
+        ),
+        dict(dtype=torch.float16, as_transformers_4=True),
+    ),
+    "mistral": (
+        MistralConfig,
+        MistralForCausalLM,
+        dict(head_dim=16, sliding_window=128, rope_theta=10000.0, tie_word_embeddings=False),
+        dict(dtype=torch.bfloat16),
+    ),
+    "qwen2.5": (
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        dict(rope_theta=1000000.0, tie_word_embeddings=True),
+        dict(
+            dtype=torch.bfloat16,
+            max_shard_size="20KB",
+            generation=dict(
+                eos_token_id=[1, 3], do_sample=True, temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05
+            ),
+            chat_template="""{%- for turn in messages %}
+{{- turn.role }}: {{ turn.content | trim }}{{ eos_token if turn.role == "assistant" else "" }}
+{%- if not loop.last %}{{ "\\n" }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ "\\nassistant: <think>" }}{% endif %}
+""",
+        ),
+    ),
+    "smollm2": (
+        LlamaConfig,
+        LlamaForCausalLM,
+        dict(
+            hidden_size=24,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            rope_theta=100000.0,
+            tie_word_embeddings=True,
+        ),
+        dict(dtype=torch.float32),
+    ),
+    "smollm3": (
+        SmolLM3Config,
+        SmolLM3ForCausalLM,
+        # The fourth layer has no positions, as by default.
+        dict(num_hidden_layers=4, hidden_size=24, num_attention_heads=3, num_key_value_heads=1, rope_theta=5000000.0),
+        dict(dtype=torch.bfloat16),
+    ),
+}
+LONG = dict(max_position_embeddings=256)
 GPT2_SHAPE = dict(
     vocab_size=64,
     n_embd=32,
@@ -80,6 +161,16 @@ BATCH = [
     ("sort: cab", "<answer>abc</answer>"),
     ("5*8=", "<answer>40</answer>"),
 ]
+# The same for models whose positions reach further: completions behind the 32nd token, and behind the 64th.
+LONG_BATCH = [
+    ("1+2+3+4+5+6+7+8+9+10+11+12+13+14+15+16+17+18+19+20=", "<think>20*21=420 420/2=210</think><answer>210</answer>"),
+    ("sort these words: pear fig apple cherry", "<answer>apple cherry fig pear</answer>"),
+    ("5*8=", "<answer>40</answer>"),
+]
+# Greedy decoding goes so far, and no two logits on its way are nearer than this: rounding cannot turn it.
+GREEDY, MARGIN = 64, 1e-3
+# Tokens that end a completion of any of these models.
+ENDS = [1, 3]
 
 
 def tokenizer():
@@ -96,6 +187,9 @@ def model(name):
     torch.manual_seed(17)
     if name == "gpt2":
         made = GPT2LMHeadModel(GPT2Config(**GPT2_SHAPE)).float().eval()
+    elif name in LIKE_PUBLISHED:
+        config_class, model_class, own, _ = LIKE_PUBLISHED[name]
+        made = model_class(config_class(**{**SHAPE, **LONG, **own})).float().eval()
     else:
         config_class, model_class, own = FAMILIES[name]
         made = model_class(config_class(**SHAPE, **own)).float().eval()
@@ -106,6 +200,11 @@ def model(name):
         for key, parameter in made.named_parameters():
             if "norm" in key or (".ln_" in key and key.endswith("weight")):
                 parameter.copy_(1.0 + 0.2 * torch.randn_like(parameter))
+        if name in LIKE_PUBLISHED:
+            # What is computed in f32 is computed of the numbers in the file. Parameters alone: `made.to(dtype)` would round
+            # the frequencies of the rotary positions too, which no file holds.
+            for parameter in made.parameters():
+                parameter.copy_(parameter.to(LIKE_PUBLISHED[name][3]["dtype"]).float())
     return made
 
 
@@ -129,9 +228,9 @@ def gradients(made):
     return found
 
 
-def reference(made, fast):
+def reference(made, fast, is_long):
     torch.manual_seed(3)
-    sequences = [torch.randint(2, 64, (length,)) for length in (1, 7, 24)]
+    sequences = [torch.randint(2, 64, (length,)) for length in ((1, 7, 40, 120) if is_long else (1, 7, 24))]
     scored = []
     for ids in sequences:
         with torch.no_grad():
@@ -148,7 +247,7 @@ def reference(made, fast):
 
     rows, losses = [], []
     made.zero_grad()
-    for prompt, completion in BATCH:
+    for prompt, completion in LONG_BATCH if is_long else BATCH:
         before = fast.encode(prompt, add_special_tokens=False)
         after = fast.encode(completion, add_special_tokens=False) + [fast.eos_token_id]
         ids = torch.tensor(before + after)
@@ -166,10 +265,30 @@ def reference(made, fast):
         "gradient_norm": torch.stack(list(squares.values())).sum().sqrt().item(),
         "gradient_norms": {key: value.sqrt().item() for key, value in sorted(squares.items())},
     }
+    computed = {"made_by": "tests/reference/make_fixtures.py", "scored": scored, "sft": sft}
+    if is_long:
+        return {**computed, **long_greedy(made, fast)}
     with torch.no_grad():
         start = torch.tensor([fast.encode("12+7=", add_special_tokens=False)])
         greedy = made.generate(start, do_sample=False, max_new_tokens=16, pad_token_id=0)[0].tolist()
-    return {"made_by": "tests/reference/make_fixtures.py", "scored": scored, "sft": sft, "greedy": greedy}
+    return {**computed, "greedy": greedy}
+
+
+def long_greedy(made, fast):
+    """Of twenty random prompts the one whose continuation is richest, does not end, and is nowhere in doubt."""
+    best = {}
+    for seed in range(20):
+        torch.manual_seed(seed)
+        start = torch.randint(6, 64, (1, 40))
+        prompt = fast.decode(start[0])
+        assert fast.encode(prompt, add_special_tokens=False) == start[0].tolist()
+        with torch.no_grad():
+            greedy = made.generate(start, do_sample=False, max_new_tokens=GREEDY, eos_token_id=ENDS, pad_token_id=0)[0]
+            first, second = made(greedy[None]).logits[0, 39:-1].topk(2).values.unbind(-1)
+        is_whole = len(greedy) == 40 + GREEDY and greedy[-1] not in ENDS and (first - second).min() > MARGIN
+        if is_whole and len(set(greedy.tolist()[40:])) > len(set(best.get("greedy", [])[40:])):
+            best = {"prompt": prompt, "greedy": greedy.tolist()}
+    return best
 
 
 def write(path, value):
@@ -256,17 +375,40 @@ def templates(folder):
     write(FIXTURES / "templates.json", {"special": SPECIAL, "conversations": CONVERSATIONS, "cases": cases})
 
 
+def save(made, fast, folder, dtype, max_shard_size="5GB", generation=None, chat_template=None, as_transformers_4=False):
+    for key, value in (generation or {}).items():
+        setattr(made.generation_config, key, value)
+    made.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    fast.chat_template = chat_template
+    fast.save_pretrained(folder)
+    if as_transformers_4:
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        rope = config.pop("rope_parameters")
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
+        config["torch_dtype"] = config.pop("dtype")
+        write(path, dict(sorted(config.items())))
+
+
 def main():
+    arguments = argparse.ArgumentParser()
+    every = [*FAMILIES, "gpt2", *LIKE_PUBLISHED]
+    arguments.add_argument("--models", nargs="+", choices=every, default=every)
+    arguments.add_argument("folder", nargs="?", type=Path)
+    arguments = arguments.parse_args()
+    # Such small models are not worth a second one.
+    torch.set_num_threads(1)
     fast = tokenizer()
-    for name in [*FAMILIES, "gpt2"]:
+    for name in arguments.models:
         folder = FIXTURES / name
         made = model(name)
-        made.save_pretrained(folder)
-        fast.save_pretrained(folder)
-        write(folder / "reference.json", reference(made, fast))
-    if len(sys.argv) > 1:
-        token_ids(Path(sys.argv[1]))
-        templates(Path(sys.argv[1]))
+        computed = reference(made, fast, name in LIKE_PUBLISHED)
+        save(made, fast, folder, **(LIKE_PUBLISHED[name][3] if name in LIKE_PUBLISHED else dict(dtype=torch.float32)))
+        write(folder / "reference.json", computed)
+    if arguments.folder:
+        token_ids(arguments.folder)
+        templates(arguments.folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ use crate::{
         config::Config,
         decoder::Decoder,
         lora::{Adapter, Lora},
-        weights::{self, Dtype, Weights},
+        weights::{self, Dtype, Packing, Weights},
     },
     text::tokenizer::Tokenizer,
 };
@@ -109,21 +109,25 @@ impl Checkpoint {
         self.save_as(folder, Dtype::F32)
     }
 
-    /// Writes the folder, weights in `dtype`: `config.json`, `generation_config.json`, `model.safetensors`,
-    /// `tokenizer.json` and `tokenizer_config.json`.
+    /// Writes the folder, weights in a type and in files of a size: `config.json`, `generation_config.json`,
+    /// `model.safetensors` or its shards, `tokenizer.json` and `tokenizer_config.json`.
     ///
     /// # Errors
     /// As [`Checkpoint::save`].
-    pub fn save_as(&self, folder: &Path, dtype: Dtype) -> Result<()> {
+    pub fn save_as(&self, folder: &Path, packing: impl Into<Packing>) -> Result<()> {
+        let packing = packing.into();
         ensure_in_vocabulary(&self.config, &self.tokenizer)?;
         let ids = self.special_ids();
         let mut config = self.config.to_hf();
         config.extend(ids.clone());
-        config.insert("torch_dtype".into(), dtype.torch().into());
+        config.insert("torch_dtype".into(), packing.dtype.torch().into());
         config.sort_keys();
         write_json(&folder.join("config.json"), config)?;
-        write_json(&folder.join("generation_config.json"), ids)?;
-        weights::write(folder, &self.config, &self.weights, dtype)?;
+        let mut generation = self.tokenizer.generation().clone();
+        generation.extend(ids);
+        generation.sort_keys();
+        write_json(&folder.join("generation_config.json"), generation)?;
+        weights::write(folder, &self.config, &self.weights, packing)?;
         self.tokenizer.save(folder)?;
         self.adapter.as_ref().map_or(Ok(()), |adapter| adapter::write(folder, adapter))
     }
@@ -200,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_survives_saving() {
-        for family in ["llama", "qwen2", "qwen3", "gpt2"] {
+        for family in ["llama", "llama3", "llama-linear", "mistral", "qwen2", "qwen3", "smollm2", "smollm3", "gpt2"] {
             let bench = Bench::new();
             bench.file("c/.keep", "");
             let first = Checkpoint::open(&fixture(family)).unwrap();
@@ -215,6 +219,19 @@ mod tests {
     }
 
     #[test]
+    fn how_to_sample_survives_saving_and_what_transformers_notes_of_itself_does_not() {
+        let bench = Bench::new();
+        bench.file("c/.keep", "");
+        let first = Checkpoint::open(&fixture("qwen2.5")).unwrap();
+        assert_eq!(first.tokenizer.eos_ids(), [1, 3]);
+        first.save(&bench.path("c")).unwrap();
+        let expected = json!({ "do_sample": true, "eos_token_id": [1, 3], "pad_token_id": 0, "repetition_penalty": 1.05,
+                               "temperature": 0.7, "top_k": 20, "top_p": 0.8 });
+        assert_eq!(json_of(&bench.path("c/generation_config.json")), expected);
+        assert_eq!(Checkpoint::open(&bench.path("c")).unwrap().tokenizer.eos_ids(), [1, 3]);
+    }
+
+    #[test]
     fn a_policy_whose_texts_have_no_end_survives_saving() {
         let bench = Bench::new();
         bench.file("c/.keep", "");
@@ -224,6 +241,21 @@ mod tests {
         Checkpoint { tokenizer, ..first }.save(&bench.path("c")).unwrap();
         let tokenizer = Checkpoint::open(&bench.path("c")).unwrap().tokenizer;
         assert_eq!((tokenizer.eos(), tokenizer.eos_ids()), (None, &[][..]));
+    }
+
+    /// transformers' class would put the ids of the published model, 128000 to 128004, in the place of missing ones.
+    #[test]
+    fn tokens_that_a_small_smollm3_does_not_have_are_written_as_none() {
+        let bench = Bench::new();
+        bench.file("c/.keep", "");
+        let first = Checkpoint::open(&fixture("smollm3")).unwrap();
+        let endless = Special { pad: None, eos: None, whole: Vec::new() };
+        let tokenizer = train::characters(&["to be or not".into()], &endless).unwrap();
+        Checkpoint { tokenizer, ..first }.save(&bench.path("c")).unwrap();
+        let config = json_of(&bench.path("c/config.json"));
+        for id in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            assert_eq!(config.get(id), Some(&Value::Null), "{id}");
+        }
     }
 
     #[test]

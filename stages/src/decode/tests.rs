@@ -5,31 +5,24 @@ use burn::tensor::Device;
 use super::*;
 use crate::{
     kernels::Sequences,
-    nn::{
-        config::{Config, Family},
-        decoder::Attend,
-        weights,
-    },
+    nn::{config::Family, decoder::Attend, shape::Shape, weights},
     train::batch::Batch as Scored,
 };
 
 fn toy(family: Family) -> Decoder {
-    let config = Config {
+    let shape = Shape {
         family,
-        vocab_size: 50,
-        hidden_size: 32,
-        intermediate_size: 48,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: if family == Family::Gpt2 { 4 } else { 2 },
-        head_dim: 8,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        max_position_embeddings: 64,
-        tie_word_embeddings: family == Family::Llama,
-        attention_bias: matches!(family, Family::Qwen2 | Family::Gpt2),
-        qk_norm: family == Family::Qwen3,
+        // The fourth of SmolLM3's has no positions.
+        layers: if family == Family::SmolLm3 { 4 } else { 2 },
+        hidden: 32,
+        heads: 4,
+        kv_heads: Some(if family == Family::Gpt2 { 4 } else { 2 }),
+        ffn: Some(48),
+        context: 64,
+        tied: family == Family::Llama,
+        ..Shape::default()
     };
+    let config = shape.config(50).unwrap();
     // Larger than an initialisation, so that attention and positions matter to the result.
     let weights = weights::init(&config, 5, 0.12);
     Decoder::new(&config, &weights, &Device::flex()).unwrap()

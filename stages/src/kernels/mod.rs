@@ -57,20 +57,20 @@ pub struct Rotary {
 }
 
 impl Rotary {
+    /// `frequencies` `[head_dim / 2]`: by how much a pair turns from one position to the next, in radians.
     #[must_use]
-    pub fn new(head_dim: usize, theta: f32, positions: usize) -> Arc<Self> {
-        let half = head_dim / 2;
-        let (mut cos, mut sin) = (Vec::with_capacity(positions * half), Vec::with_capacity(positions * half));
+    pub fn new(frequencies: &[f32], positions: usize) -> Arc<Self> {
+        let count = positions * frequencies.len();
+        let (mut cos, mut sin) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for position in 0..positions {
-            for i in 0..half {
+            for frequency in frequencies {
                 // As transformers computes it: the frequency in f32, then the angle in f32.
-                let frequency = 1.0 / theta.powf((2 * i) as f32 / head_dim as f32);
                 let angle = position as f32 * frequency;
                 cos.push(angle.cos());
                 sin.push(angle.sin());
             }
         }
-        Arc::new(Self { cos, sin, head_dim })
+        Arc::new(Self { cos, sin, head_dim: 2 * frequencies.len() })
     }
 }
 

@@ -113,7 +113,7 @@ fn gelu_equals_its_plain_form() {
 
 #[test]
 fn rotate_equals_its_plain_form() {
-    let rotary = Rotary::new(8, 10_000.0, 32);
+    let rotary = Rotary::new(&[1.0, 0.1, 0.01, 0.001], 32);
     let positions = Arc::new((0..150).map(|i| i * 7 % 32).collect::<Vec<_>>());
     let inputs = [normal(1, [150, 24])];
     assert_equal("rotate", &inputs, &|x| rotate(x[0].clone(), &rotary, &positions), &|x| {

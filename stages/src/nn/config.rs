@@ -6,31 +6,39 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::rope::{self, RopeScaling};
+
 /// A family of decoder-only transformers; all but GPT-2 have `RMSNorm`, half-split `RoPE`, grouped queries and `SwiGLU`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// No biases, no query and key norm.
+    /// No query and key norm; biases only where its config asks for them. SmolLM2 is one.
     #[default]
     Llama,
+    /// As Llama, without biases; attention may be limited to a window.
+    Mistral,
     /// As Llama, with biases on the query, key and value projections.
     Qwen2,
     /// As Llama, with an `RMSNorm` on each head's query and key.
     Qwen3,
+    /// As Llama, with layers whose queries and keys carry no position (Yang et al., arXiv 2501.18795).
+    SmolLm3,
     /// Layer norm, learned positions, GELU, and biases on all projections.
     Gpt2,
 }
 
 impl Family {
-    pub const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gpt2];
+    pub const ALL: [Self; 6] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::SmolLm3, Self::Gpt2];
 
     /// `model_type` in `config.json`.
     #[must_use]
     pub fn model_type(self) -> &'static str {
         match self {
             Self::Llama => "llama",
+            Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::SmolLm3 => "smollm3",
             Self::Gpt2 => "gpt2",
         }
     }
@@ -38,15 +46,52 @@ impl Family {
     fn architecture(self) -> &'static str {
         match self {
             Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
             Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::SmolLm3 => "SmolLM3ForCausalLM",
             Self::Gpt2 => "GPT2LMHeadModel",
         }
     }
+
+    /// What transformers takes keys for that a `config.json` leaves out. GPT-2's are apart, as its keys are.
+    fn absent(self) -> Absent {
+        let plain = Absent { kv_heads: None, positions: 32_768, theta: 10_000.0, is_tied: false };
+        match self {
+            Self::Llama | Self::Gpt2 => Absent { positions: 2048, ..plain },
+            Self::Mistral => Absent { kv_heads: Some(8), positions: 131_072, ..plain },
+            Self::Qwen2 | Self::Qwen3 => Absent { kv_heads: Some(32), ..plain },
+            Self::SmolLm3 => Absent { kv_heads: Some(4), theta: 2_000_000.0, is_tied: true, ..plain },
+        }
+    }
+
+    /// Which layers of a new model carry no position.
+    pub(super) fn unrotated(self, layers: usize) -> Vec<usize> {
+        if self == Self::SmolLm3 { every_last_of(SMOLLM3_INTERVAL, layers) } else { Vec::new() }
+    }
+}
+
+struct Absent {
+    /// As many as `num_attention_heads` where the family has no number of its own.
+    kv_heads: Option<usize>,
+    positions: usize,
+    theta: f32,
+    is_tied: bool,
+}
+
+/// `no_rope_layer_interval` where it is not given.
+const SMOLLM3_INTERVAL: usize = 4;
+
+/// The window of a Mistral model that says nothing of it.
+const MISTRAL_WINDOW: usize = 4096;
+
+fn every_last_of(interval: usize, layers: usize) -> Vec<usize> {
+    (0..layers).filter(|layer| (layer + 1).is_multiple_of(interval)).collect()
 }
 
 /// All that decides which weights a model has and how they compute. Names are those of Llama's `config.json`.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that the families combine as they like")]
 pub struct Config {
     pub family: Family,
     pub vocab_size: usize,
@@ -60,10 +105,19 @@ pub struct Config {
     pub rms_norm_eps: f32,
     /// GPT-2 has none and does not look at it.
     pub rope_theta: f32,
+    pub rope_scaling: RopeScaling,
+    /// Layers, counted from zero and in order, whose queries and keys carry no position.
+    pub unrotated: Vec<usize>,
     pub max_position_embeddings: usize,
+    /// How far back a token looks. Longer sequences are refused: inside of it, attention is full attention.
+    pub sliding_window: Option<usize>,
     pub tie_word_embeddings: bool,
     /// Biases on the query, key and value projections.
     pub attention_bias: bool,
+    /// A bias on the attention's output projection.
+    pub output_bias: bool,
+    /// Biases on the projections of the feed-forward layer.
+    pub mlp_bias: bool,
     /// `RMSNorm` on each head's query and key.
     pub qk_norm: bool,
 }
@@ -75,15 +129,26 @@ impl Config {
     /// Most tokens that a sequence may have.
     #[must_use]
     pub fn context(&self) -> usize {
-        self.max_position_embeddings.min(LONGEST_CONTEXT)
+        self.sliding_window.unwrap_or(usize::MAX).min(self.max_position_embeddings).min(LONGEST_CONTEXT)
     }
 
     /// # Errors
     /// When a sequence of `tokens` does not fit the context.
     pub fn check_length(&self, tokens: usize, what: &str) -> Result<()> {
         let most = self.context();
-        ensure!(tokens <= most, "{what} has {tokens} tokens, more than the model's context of {most}");
+        let of_window = if self.sliding_window == Some(most) {
+            " (its `sliding_window`: attention that slides is not supported)"
+        } else {
+            ""
+        };
+        ensure!(tokens <= most, "{what} has {tokens} tokens, more than the model's context of {most}{of_window}");
         Ok(())
+    }
+
+    /// By how much each pair of channels turns from one position to the next: `[head_dim / 2]`, in radians.
+    #[must_use]
+    pub fn rope_frequencies(&self) -> Vec<f32> {
+        self.rope_scaling.frequencies(self.head_dim, self.rope_theta)
     }
 
     /// Reads the text of a `config.json`.
@@ -101,32 +166,49 @@ impl Config {
 
         let hidden_size = keys.count("hidden_size")?;
         let num_attention_heads = keys.count("num_attention_heads")?;
+        let num_hidden_layers = keys.count("num_hidden_layers")?;
         let default_head_dim = match family {
             // transformers fixes it for Qwen3, whose heads may be wider than the hidden size.
             Family::Qwen3 => 128,
-            Family::Llama | Family::Qwen2 | Family::Gpt2 => hidden_size / num_attention_heads,
+            Family::Llama | Family::Mistral | Family::Qwen2 | Family::SmolLm3 | Family::Gpt2 => {
+                hidden_size / num_attention_heads
+            }
         };
+        let absent = family.absent();
+        let kv_heads = if keys.is_null("num_key_value_heads") { None } else { absent.kv_heads };
+        let (rope_theta, rope_scaling) = rope::read(&keys, absent.theta)?;
+        let (attention_bias, output_bias, mlp_bias) = biases(family, &keys)?;
         let config = Self {
             family,
             vocab_size: keys.count("vocab_size")?,
             hidden_size,
             intermediate_size: keys.count("intermediate_size")?,
-            num_hidden_layers: keys.count("num_hidden_layers")?,
+            num_hidden_layers,
             num_attention_heads,
-            num_key_value_heads: keys.count_or("num_key_value_heads", num_attention_heads)?,
+            num_key_value_heads: keys.count_or("num_key_value_heads", kv_heads.unwrap_or(num_attention_heads))?,
             head_dim: keys.count_or("head_dim", default_head_dim)?,
             rms_norm_eps: keys.number_or("rms_norm_eps", 1e-6)?,
-            rope_theta: rope_theta(&keys)?,
-            max_position_embeddings: keys.count_or("max_position_embeddings", 2048)?,
-            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
-            attention_bias: family == Family::Qwen2,
+            rope_theta,
+            rope_scaling,
+            unrotated: if family == Family::SmolLm3 { unrotated(&keys, num_hidden_layers)? } else { Vec::new() },
+            max_position_embeddings: keys.count_or("max_position_embeddings", absent.positions)?,
+            sliding_window: match family {
+                Family::Mistral if keys.is_null("sliding_window") => None,
+                Family::Mistral => Some(keys.count_or("sliding_window", MISTRAL_WINDOW)?),
+                // Theirs has a switch, which is refused where it is on.
+                Family::Llama | Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 | Family::Gpt2 => None,
+            },
+            tie_word_embeddings: keys.flag_or("tie_word_embeddings", absent.is_tied)?,
+            attention_bias,
+            output_bias,
+            mlp_bias,
             qk_norm: family == Family::Qwen3,
         };
         config.check()?;
         Ok(config)
     }
 
-    /// The keys of a `config.json` that transformers loads, without the ids of special tokens.
+    /// The keys of a `config.json` that transformers loads, without the ids of special tokens, or with none for them.
     #[must_use]
     pub fn to_hf(&self) -> Map<String, Value> {
         let mut map = Map::new();
@@ -150,9 +232,9 @@ impl Config {
             set("n_positions", json!(self.max_position_embeddings));
             return map;
         }
-        if self.family != Family::Qwen2 {
-            // Qwen2 has its biases always, and no key for them.
-            set("attention_bias", json!(false));
+        if !matches!(self.family, Family::Qwen2 | Family::Mistral) {
+            // Qwen2 has its biases always, Mistral never, and neither a key for them.
+            set("attention_bias", json!(self.attention_bias));
         }
         set("attention_dropout", json!(0.0));
         set("head_dim", json!(self.head_dim));
@@ -160,16 +242,36 @@ impl Config {
         set("hidden_size", json!(self.hidden_size));
         set("intermediate_size", json!(self.intermediate_size));
         set("max_position_embeddings", json!(self.max_position_embeddings));
-        if self.family == Family::Llama {
-            set("mlp_bias", json!(false));
+        if matches!(self.family, Family::Llama | Family::SmolLm3) {
+            set("mlp_bias", json!(self.mlp_bias));
+        }
+        if self.family == Family::SmolLm3 {
+            let rotated = |layer: usize| u8::from(self.rotates(layer));
+            set("no_rope_layers", (0..self.num_hidden_layers).map(rotated).collect());
+        }
+        if matches!(self.family, Family::Mistral | Family::SmolLm3) {
+            // Left out, transformers would take them for those of the published models; for SmolLM3 that is a padding
+            // beyond small vocabularies, which does not load.
+            for id in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+                set(id, Value::Null);
+            }
+        }
+        if self.family == Family::Mistral {
+            // Said even where there is none: left out it would be 4096.
+            set("sliding_window", json!(self.sliding_window));
         }
         set("num_attention_heads", json!(self.num_attention_heads));
         set("num_hidden_layers", json!(self.num_hidden_layers));
         set("num_key_value_heads", json!(self.num_key_value_heads));
         set("rms_norm_eps", decimal(self.rms_norm_eps));
-        set("rope_scaling", Value::Null);
-        set("rope_theta", decimal(self.rope_theta));
+        map.extend(rope::written(self.rope_theta, self.rope_scaling));
         map
+    }
+
+    /// Do this layer's queries and keys carry a position?
+    #[must_use]
+    pub fn rotates(&self, layer: usize) -> bool {
+        !self.unrotated.contains(&layer)
     }
 
     /// Sizes that cannot go together.
@@ -211,10 +313,10 @@ fn gpt2(keys: &Keys) -> Result<Config> {
         Some(other) => bail!("`activation_function` is `{other}`, which is not supported; supported: `gelu_new`"),
     }
     for key in ["scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"] {
-        ensure!(!keys.flag(key)?, "`{key}` is true, which is not supported; supported: false");
+        keys.refuse_flag(key)?;
     }
-    let is_set = |key: &str| if keys.get(key).is_some() { keys.flag(key) } else { Ok(true) };
-    ensure!(is_set("scale_attn_weights")?, "`scale_attn_weights` is false, which is not supported; supported: true");
+    let is_scaled = keys.flag_or("scale_attn_weights", true)?;
+    ensure!(is_scaled, "`scale_attn_weights` is false, which is not supported; supported: true");
     let (hidden_size, heads) = (keys.count("n_embd")?, keys.count("n_head")?);
     ensure!(hidden_size.is_multiple_of(heads), "`n_embd` ({hidden_size}) must be a multiple of `n_head` ({heads})");
     Ok(Config {
@@ -228,9 +330,14 @@ fn gpt2(keys: &Keys) -> Result<Config> {
         head_dim: hidden_size / heads,
         rms_norm_eps: keys.number_or("layer_norm_epsilon", 1e-5)?,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
+        unrotated: Vec::new(),
         max_position_embeddings: keys.count_or("n_positions", 1024)?,
-        tie_word_embeddings: is_set("tie_word_embeddings")?,
+        sliding_window: None,
+        tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,
         attention_bias: true,
+        output_bias: true,
+        mlp_bias: true,
         qk_norm: false,
     })
 }
@@ -241,78 +348,107 @@ fn refuse_unsupported(keys: &Keys) -> Result<()> {
         None | Some("silu") => {}
         Some(other) => bail!("`hidden_act` is `{other}`, which is not supported; supported: `silu`"),
     }
-    for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
-        // In transformers `attention_bias` also gives the output projection a bias; Qwen2's own biases have no key.
-        ensure!(!keys.flag(key)?, "`{key}` is true, which is not supported; supported: false");
+    if let Some(quantised) = keys.get("quantization_config") {
+        let method = quantised.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+        bail!(
+            "`quantization_config` is there (`{method}`), which is not supported; supported: f32, f16 and bf16 weights"
+        );
     }
+    keys.refuse_flag("use_sliding_window")?;
     for layer in keys.get("layer_types").and_then(Value::as_array).into_iter().flatten() {
         ensure!(
             layer.as_str() == Some("full_attention"),
             "`layer_types` holds {layer}, which is not supported; supported: \"full_attention\""
         );
     }
-    for block in ["rope_scaling", "rope_parameters"] {
-        let Some(rope) = keys.get(block).and_then(Value::as_object) else { continue };
-        for key in ["rope_type", "type"] {
-            match rope.get(key).and_then(Value::as_str) {
-                None | Some("default") => {}
-                Some(other) => bail!("`{block}.{key}` is `{other}`, which is not supported; supported: `default`"),
-            }
-        }
-    }
-    let partial = keys.number_or("partial_rotary_factor", 1.0)?;
-    ensure!(
-        (partial - 1.0).abs() < f32::EPSILON,
-        "`partial_rotary_factor` is {partial}, which is not supported; supported: 1.0"
-    );
-    Ok(())
+    keys.whole_rotation()
 }
 
-/// transformers 5 keeps it in `rope_parameters`, earlier versions at the top.
-fn rope_theta(keys: &Keys) -> Result<f32> {
-    for block in ["rope_parameters", "rope_scaling"] {
-        if let Some(Value::Object(rope)) = keys.get(block)
-            && rope.get("rope_theta").is_some_and(|theta| !theta.is_null())
-        {
-            return Keys(rope).number_or("rope_theta", 0.0).with_context(|| format!("in `{block}`"));
-        }
-    }
-    keys.number_or("rope_theta", 10_000.0)
+/// On query, key and value; on the attention's output; in the feed-forward layer.
+fn biases(family: Family, keys: &Keys) -> Result<(bool, bool, bool)> {
+    // In transformers `attention_bias` gives the output projection one too; Qwen2's own three have no key.
+    let attention = |key: &str| keys.flag(key).map(|is_set| (is_set, is_set));
+    let ((inputs, output), mlp) = match family {
+        Family::Llama | Family::SmolLm3 => (attention("attention_bias")?, keys.flag("mlp_bias")?),
+        Family::Qwen3 => (attention("attention_bias")?, false),
+        Family::Qwen2 => ((true, false), false),
+        Family::Mistral => ((false, false), false),
+        Family::Gpt2 => ((true, true), true),
+    };
+    Ok((inputs, output, mlp))
+}
+
+/// SmolLM3's layers without positions: zeros of `no_rope_layers`, or the last of every `no_rope_layer_interval`.
+fn unrotated(keys: &Keys, layers: usize) -> Result<Vec<usize>> {
+    let Some(value) = keys.get("no_rope_layers") else {
+        return Ok(every_last_of(keys.count_or("no_rope_layer_interval", SMOLLM3_INTERVAL)?, layers));
+    };
+    let marks =
+        value.as_array().filter(|marks| marks.len() >= layers && marks.iter().all(|one| *one == 0 || *one == 1));
+    let marks = marks.with_context(|| {
+        format!("`no_rope_layers` is {value}; it must be a list of 0 and 1, at least one for each of {layers} layers")
+    })?;
+    Ok((0..layers).filter(|layer| marks[*layer] == 0).collect())
 }
 
 /// The shortest decimal that reads back as the same f32: 1e-5 and not 9.999999747378752e-6.
-fn decimal(value: f32) -> Value {
+pub(super) fn decimal(value: f32) -> Value {
     let shortest: f64 = value.to_string().parse().expect("a printed f32 is a number");
     json!(shortest)
 }
 
 /// Typed access to the keys of a `config.json`; null counts as absent, as in transformers.
-struct Keys<'a>(&'a Map<String, Value>);
+pub(super) struct Keys<'a>(pub(super) &'a Map<String, Value>);
 
 impl Keys<'_> {
-    fn get(&self, key: &str) -> Option<&Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    fn count(&self, key: &str) -> Result<usize> {
+    /// Is it there, and null? The few keys whose absence means something else are asked for it.
+    fn is_null(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(Value::is_null)
+    }
+
+    pub(super) fn count(&self, key: &str) -> Result<usize> {
         let value = self.get(key).with_context(|| format!("no `{key}`"))?;
         let count = value.as_u64().filter(|count| *count > 0).and_then(|count| usize::try_from(count).ok());
         count.with_context(|| format!("`{key}` is {value}; it must be a whole number above zero"))
     }
 
-    fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+    pub(super) fn count_or(&self, key: &str, default: usize) -> Result<usize> {
         if self.get(key).is_some() { self.count(key) } else { Ok(default) }
     }
 
-    fn number_or(&self, key: &str, default: f32) -> Result<f32> {
-        let Some(value) = self.get(key) else { return Ok(default) };
+    pub(super) fn number(&self, key: &str) -> Result<f32> {
+        let value = self.get(key).with_context(|| format!("no `{key}`"))?;
         let number = value.as_f64().filter(|number| *number > 0.0);
         Ok(number.with_context(|| format!("`{key}` is {value}; it must be a number above zero"))? as f32)
     }
 
+    fn number_or(&self, key: &str, default: f32) -> Result<f32> {
+        if self.get(key).is_some() { self.number(key) } else { Ok(default) }
+    }
+
     fn flag(&self, key: &str) -> Result<bool> {
-        let Some(value) = self.get(key) else { return Ok(false) };
+        self.flag_or(key, false)
+    }
+
+    fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.get(key) else { return Ok(default) };
         value.as_bool().with_context(|| format!("`{key}` is {value}; it must be true or false"))
+    }
+
+    fn refuse_flag(&self, key: &str) -> Result<()> {
+        ensure!(!self.flag(key)?, "`{key}` is true, which is not supported; supported: false");
+        Ok(())
+    }
+
+    /// Refuses heads of which only a part is turned.
+    pub(super) fn whole_rotation(&self) -> Result<()> {
+        let partial = self.number_or("partial_rotary_factor", 1.0)?;
+        ensure!(partial == 1.0, "`partial_rotary_factor` is {partial}, which is not supported; supported: 1.0");
+        Ok(())
     }
 }
 
@@ -348,9 +484,14 @@ mod tests {
             head_dim: 16,
             rms_norm_eps: 1e-5,
             rope_theta: 1e6,
+            rope_scaling: RopeScaling::Default,
+            unrotated: Vec::new(),
             max_position_embeddings: 128,
+            sliding_window: None,
             tie_word_embeddings: true,
             attention_bias: false,
+            output_bias: false,
+            mlp_bias: false,
             qk_norm: true,
         };
         assert_eq!(read("qwen3"), qwen3);
@@ -370,9 +511,54 @@ mod tests {
             intermediate_size: 48,
             num_key_value_heads: 4,
             attention_bias: true,
-            ..llama
+            output_bias: true,
+            mlp_bias: true,
+            ..llama.clone()
         };
         assert_eq!(read("gpt2"), gpt2);
+
+        let plain = Config { max_position_embeddings: 256, tie_word_embeddings: false, ..llama };
+        let llama3 = Config {
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 16,
+            rope_scaling: RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position_embeddings: 32,
+            },
+            ..plain.clone()
+        };
+        assert_eq!(read("llama3"), llama3);
+        // As transformers 4 writes it.
+        let linear = Config {
+            num_key_value_heads: 4,
+            rope_scaling: RopeScaling::Linear { factor: 4.0 },
+            attention_bias: true,
+            output_bias: true,
+            mlp_bias: true,
+            ..plain.clone()
+        };
+        assert_eq!(read("llama-linear"), linear);
+        let mistral = Config { family: Family::Mistral, head_dim: 16, sliding_window: Some(128), ..plain.clone() };
+        assert_eq!(read("mistral"), mistral);
+        let three_heads = Config {
+            hidden_size: 24,
+            num_attention_heads: 3,
+            num_key_value_heads: 1,
+            tie_word_embeddings: true,
+            ..plain.clone()
+        };
+        assert_eq!(read("smollm2"), Config { rope_theta: 1e5, ..three_heads.clone() });
+        let smollm3 = Config {
+            family: Family::SmolLm3,
+            num_hidden_layers: 4,
+            rope_theta: 5e6,
+            unrotated: vec![3],
+            ..three_heads
+        };
+        assert_eq!(read("smollm3"), smollm3);
     }
 
     #[test]
@@ -384,44 +570,124 @@ mod tests {
 
     #[test]
     fn a_written_config_reads_back_the_same() {
+        let reads_back = |config: &Config| {
+            let text = Value::Object(config.to_hf()).to_string();
+            assert_eq!(Config::from_hf(&text).unwrap(), *config, "{text}");
+            text
+        };
         for family in Family::ALL {
             let rope_theta = if family == Family::Gpt2 { 10_000.0 } else { 500_000.0 };
             let shape = crate::nn::shape::Shape { family, rope_theta, ..Default::default() };
-            let config = shape.config(71).unwrap();
-            let text = Value::Object(config.to_hf()).to_string();
-            assert_eq!(Config::from_hf(&text).unwrap(), config, "{text}");
+            let text = reads_back(&shape.config(71).unwrap());
             let epsilon = if family == Family::Gpt2 { "layer_norm_epsilon" } else { "rms_norm_eps" };
             let written = ["0.00001", "1e-5"].map(|value| format!("\"{epsilon}\":{value}"));
             assert!(written.iter().any(|written| text.contains(written)), "{text}");
         }
+        for name in ["llama3", "llama-linear", "mistral", "qwen2.5", "smollm2", "smollm3"] {
+            let text = std::fs::read_to_string(fixture(name).join("config.json")).unwrap();
+            reads_back(&Config::from_hf(&text).unwrap());
+        }
+    }
+
+    /// By the defaults in transformers' configuration classes.
+    #[test]
+    fn keys_that_a_config_leaves_out_mean_what_transformers_takes_them_for() {
+        let of = |family: &str, more: Value| {
+            let mut config = tiny();
+            config["model_type"] = json!(family);
+            config["num_attention_heads"] = json!(64);
+            config["hidden_size"] = json!(512);
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Config::from_hf(&config.to_string()).unwrap()
+        };
+        let facts = |family: &str| {
+            let config = of(family, json!({}));
+            let Config { num_key_value_heads: kv, max_position_embeddings: positions, head_dim, rope_theta, .. } =
+                config;
+            (kv, positions, head_dim, rope_theta, config.tie_word_embeddings, config.sliding_window)
+        };
+        assert_eq!(facts("llama"), (64, 2048, 8, 1e4, false, None));
+        assert_eq!(facts("mistral"), (8, 131_072, 8, 1e4, false, Some(4096)));
+        assert_eq!(facts("qwen2"), (32, 32_768, 8, 1e4, false, None));
+        assert_eq!(facts("qwen3"), (32, 32_768, 128, 1e4, false, None));
+        assert_eq!(facts("smollm3"), (4, 32_768, 8, 2e6, true, None));
+        let nulls = of("mistral", json!({ "num_key_value_heads": null, "sliding_window": null }));
+        assert_eq!((nulls.num_key_value_heads, nulls.sliding_window), (64, None));
+    }
+
+    #[test]
+    fn biases_are_where_transformers_has_them_for_the_key() {
+        let of = |family: &str, key: &str| {
+            let mut config = tiny();
+            config["model_type"] = json!(family);
+            config["num_key_value_heads"] = json!(1);
+            config[key] = json!(true);
+            let config = Config::from_hf(&config.to_string()).unwrap();
+            assert_eq!(Config::from_hf(&Value::Object(config.to_hf()).to_string()).unwrap(), config);
+            (config.attention_bias, config.output_bias, config.mlp_bias)
+        };
+        for family in ["llama", "smollm3"] {
+            assert_eq!(of(family, "attention_bias"), (true, true, false));
+            assert_eq!(of(family, "mlp_bias"), (false, false, true));
+        }
+        assert_eq!(of("qwen3", "attention_bias"), (true, true, false));
+        // Keys that these two do not have.
+        assert_eq!(of("qwen2", "attention_bias"), (true, false, false));
+        assert_eq!(of("mistral", "attention_bias"), (false, false, false));
+    }
+
+    #[test]
+    fn layers_without_positions_are_listed_or_counted() {
+        let of = |more: Value| {
+            let mut config = json!({ "model_type": "smollm3", "vocab_size": 8, "hidden_size": 4, "intermediate_size": 6,
+                                     "num_hidden_layers": 6, "num_attention_heads": 2, "num_key_value_heads": 1 });
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Config::from_hf(&config.to_string()).map(|config| config.unrotated)
+        };
+        assert_eq!(of(json!({})).unwrap(), [3]);
+        assert_eq!(of(json!({ "no_rope_layer_interval": 2 })).unwrap(), [1, 3, 5]);
+        let listed = json!({ "no_rope_layers": [0, 1, 1, 1, 1, 0, 0], "no_rope_layer_interval": 2 });
+        assert_eq!(of(listed).unwrap(), [0, 5]);
+        assert_eq!(
+            of(json!({ "no_rope_layers": [1, 1] })).unwrap_err().to_string(),
+            "`no_rope_layers` is [1,1]; it must be a list of 0 and 1, at least one for each of 6 layers"
+        );
+    }
+
+    #[test]
+    fn a_sequence_longer_than_the_window_is_refused_by_the_window() {
+        let mut config = tiny();
+        config["model_type"] = json!("mistral");
+        config["num_key_value_heads"] = json!(1);
+        config["sliding_window"] = json!(16);
+        let config = Config::from_hf(&config.to_string()).unwrap();
+        config.check_length(16, "row 1").unwrap();
+        assert_eq!(
+            config.check_length(17, "row 1").unwrap_err().to_string(),
+            "row 1 has 17 tokens, more than the model's context of 16 (its `sliding_window`: attention that slides is \
+             not supported)"
+        );
+        let whole = Config { sliding_window: Some(1_000_000), max_position_embeddings: 8, ..config };
+        assert_eq!(
+            whole.check_length(9, "row 1").unwrap_err().to_string(),
+            "row 1 has 9 tokens, more than the model's context of 8"
+        );
     }
 
     #[test]
     fn what_the_decoder_does_not_compute_is_refused_by_the_deciding_key() {
         assert_eq!(
             refusal("model_type", json!("gemma2")),
-            "`model_type` is \"gemma2\", which is not supported; supported: `llama`, `qwen2`, `qwen3`, `gpt2`"
+            "`model_type` is \"gemma2\", which is not supported; supported: `llama`, `mistral`, `qwen2`, `qwen3`, `smollm3`, \
+             `gpt2`"
         );
         assert_eq!(
             refusal("model_type", Value::Null),
-            "no `model_type`; it must be one of `llama`, `qwen2`, `qwen3`, `gpt2`"
-        );
-        assert_eq!(
-            refusal("rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 })),
-            "`rope_scaling.rope_type` is `llama3`, which is not supported; supported: `default`"
-        );
-        assert_eq!(
-            refusal("rope_parameters", json!({ "rope_type": "yarn", "rope_theta": 1e6 })),
-            "`rope_parameters.rope_type` is `yarn`, which is not supported; supported: `default`"
+            "no `model_type`; it must be one of `llama`, `mistral`, `qwen2`, `qwen3`, `smollm3`, `gpt2`"
         );
         assert_eq!(
             refusal("hidden_act", json!("gelu")),
             "`hidden_act` is `gelu`, which is not supported; supported: `silu`"
-        );
-        assert_eq!(refusal("mlp_bias", json!(true)), "`mlp_bias` is true, which is not supported; supported: false");
-        assert_eq!(
-            refusal("attention_bias", json!(true)),
-            "`attention_bias` is true, which is not supported; supported: false"
         );
         assert_eq!(
             refusal("use_sliding_window", json!(true)),
@@ -430,6 +696,18 @@ mod tests {
         assert_eq!(
             refusal("layer_types", json!(["full_attention", "sliding_attention"])),
             "`layer_types` holds \"sliding_attention\", which is not supported; supported: \"full_attention\""
+        );
+        assert_eq!(
+            refusal("partial_rotary_factor", json!(0.5)),
+            "`partial_rotary_factor` is 0.5, which is not supported; supported: 1.0"
+        );
+        assert_eq!(
+            refusal("quantization_config", json!({ "quant_method": "awq" })),
+            "`quantization_config` is there (`awq`), which is not supported; supported: f32, f16 and bf16 weights"
+        );
+        assert_eq!(
+            refusal("rope_scaling", json!({ "rope_type": "yarn", "factor": 8.0 })),
+            "`rope_scaling.rope_type` is \"yarn\", which is not supported; supported: `default`, `linear`, `llama3`"
         );
     }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::kernels::{self, Rotary, Seen, Sequences};
 
-/// A Llama, Qwen2, Qwen3 or GPT-2 model on one device.
+/// A model of any [`Family`] on one device.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     pub config: Config,
@@ -35,7 +35,7 @@ pub struct Decoder {
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a model has one")]
 enum Positions {
-    /// Queries and keys are turned by it, in every layer.
+    /// Queries and keys are turned by it, in every layer but those that carry no position.
     Rotary(Arc<Rotary>),
     /// GPT-2's embedding, added to that of the token: `[context, hidden]`.
     Learned(Tensor<2>),
@@ -206,15 +206,15 @@ impl Decoder {
                     q_proj: projection(of("self_attn.q_proj"), biased)?,
                     k_proj: projection(of("self_attn.k_proj"), biased)?,
                     v_proj: projection(of("self_attn.v_proj"), biased)?,
-                    o_proj: projection(of("self_attn.o_proj"), is_gpt2)?,
+                    o_proj: projection(of("self_attn.o_proj"), config.output_bias)?,
                     q_norm: head_norm("self_attn.q_norm.weight")?,
                     k_norm: head_norm("self_attn.k_norm.weight")?,
                 },
                 post_attention_layernorm: norm(of("post_attention_layernorm"))?,
                 mlp: Mlp {
-                    gate_proj: if is_gpt2 { None } else { Some(projection(of("mlp.gate_proj"), false)?) },
-                    up_proj: projection(of("mlp.up_proj"), is_gpt2)?,
-                    down_proj: projection(of("mlp.down_proj"), is_gpt2)?,
+                    gate_proj: if is_gpt2 { None } else { Some(projection(of("mlp.gate_proj"), config.mlp_bias)?) },
+                    up_proj: projection(of("mlp.up_proj"), config.mlp_bias)?,
+                    down_proj: projection(of("mlp.down_proj"), config.mlp_bias)?,
                 },
             })
         };
@@ -224,7 +224,7 @@ impl Decoder {
             positions: if is_gpt2 {
                 Positions::Learned(take("model.embed_positions.weight".into())?)
             } else {
-                Positions::Rotary(Rotary::new(config.head_dim, config.rope_theta, config.context()))
+                Positions::Rotary(Rotary::new(&config.rope_frequencies(), config.context()))
             },
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             norm: norm("model.norm".into())?,
@@ -372,8 +372,8 @@ impl Decoder {
                 None => projected,
             };
             match &self.positions {
-                Positions::Rotary(rotary) => kernels::rotate(normed, rotary, positions),
-                Positions::Learned(_) => normed,
+                Positions::Rotary(rotary) if self.config.rotates(layer) => kernels::rotate(normed, rotary, positions),
+                Positions::Rotary(_) | Positions::Learned(_) => normed,
             }
         };
         let queries = place(attention.q_proj.forward(x.clone(), dropped), &attention.q_norm);

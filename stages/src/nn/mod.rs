@@ -9,5 +9,6 @@ pub mod dropout;
 mod golden;
 pub mod gpt2;
 pub mod lora;
+pub mod rope;
 pub mod shape;
 pub mod weights;

@@ -5,14 +5,18 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::nn::config::{Config, Family};
+use crate::nn::{
+    config::{Config, Family},
+    rope::RopeScaling,
+};
 
 /// Sizes of a model to be made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shape {
-    /// Whose architecture: `llama`, `qwen2` (biases on query, key and value), `qwen3` (norms on query and key) or
-    /// `gpt2` (layer norm, learned positions, GELU, biases).
+    /// Whose architecture: `llama`, `mistral` (the same under another name), `qwen2` (biases on query, key and value),
+    /// `qwen3` (norms on query and key), `smollm3` (no positions in every fourth layer) or `gpt2` (layer norm, learned
+    /// positions, GELU, biases).
     pub family: Family,
     /// Transformer layers.
     #[schemars(range(min = 1, max = 1000))]
@@ -66,7 +70,9 @@ impl Shape {
         self.kv_heads.get_or_insert(self.heads);
         self.ffn.get_or_insert(match self.family {
             Family::Gpt2 => 4 * self.hidden,
-            Family::Llama | Family::Qwen2 | Family::Qwen3 => (8 * self.hidden).div_ceil(3).next_multiple_of(32),
+            Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 => {
+                (8 * self.hidden).div_ceil(3).next_multiple_of(32)
+            }
         });
     }
 
@@ -114,6 +120,7 @@ impl Shape {
         }
         let mut shape = self.clone();
         shape.resolve();
+        let is_gpt2 = shape.family == Family::Gpt2;
         Ok(Config {
             family: shape.family,
             vocab_size,
@@ -125,9 +132,14 @@ impl Shape {
             head_dim: shape.hidden / shape.heads,
             rms_norm_eps: 1e-5,
             rope_theta: shape.rope_theta,
+            rope_scaling: RopeScaling::Default,
+            unrotated: shape.family.unrotated(shape.layers),
             max_position_embeddings: shape.context,
+            sliding_window: None,
             tie_word_embeddings: shape.tied,
-            attention_bias: matches!(shape.family, Family::Qwen2 | Family::Gpt2),
+            attention_bias: shape.family == Family::Qwen2 || is_gpt2,
+            output_bias: is_gpt2,
+            mlp_bias: is_gpt2,
             qk_norm: shape.family == Family::Qwen3,
         })
     }

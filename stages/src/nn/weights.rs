@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use safetensors::{SafeTensorError, SafeTensors, View, tensor::TensorView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     nn::{
@@ -96,14 +96,21 @@ pub fn expected(config: &Config) -> Vec<(String, Vec<usize>)> {
             add("self_attn.k_norm.weight", &[config.head_dim]);
         }
         add("post_attention_layernorm.weight", &[hidden]);
-        if is_gpt2 {
-            add("input_layernorm.bias", &[hidden]);
+        if config.output_bias {
             add("self_attn.o_proj.bias", &[hidden]);
-            add("post_attention_layernorm.bias", &[hidden]);
+        }
+        if config.mlp_bias {
             add("mlp.up_proj.bias", &[config.intermediate_size]);
             add("mlp.down_proj.bias", &[hidden]);
+        }
+        if is_gpt2 {
+            add("input_layernorm.bias", &[hidden]);
+            add("post_attention_layernorm.bias", &[hidden]);
         } else {
             add("mlp.gate_proj.weight", &[config.intermediate_size, hidden]);
+            if config.mlp_bias {
+                add("mlp.gate_proj.bias", &[config.intermediate_size]);
+            }
         }
         add("mlp.up_proj.weight", &[config.intermediate_size, hidden]);
         add("mlp.down_proj.weight", &[hidden, config.intermediate_size]);
@@ -207,11 +214,28 @@ pub fn read(folder: &Path, config: &Config) -> Result<Weights> {
     Ok(if is_gpt2 { gpt2::split(config, weights) } else { weights })
 }
 
-/// Writes `model.safetensors`, the same bytes for the same weights.
+/// How weights become files.
+#[derive(Debug, Clone, Copy)]
+pub struct Packing {
+    pub dtype: Dtype,
+    /// The most bytes of tensors in a file; a tensor larger than that has one to itself.
+    pub max_shard_bytes: usize,
+}
+
+/// All in one file.
+impl From<Dtype> for Packing {
+    fn from(dtype: Dtype) -> Self {
+        Self { dtype, max_shard_bytes: usize::MAX }
+    }
+}
+
+/// Writes `model.safetensors`, or, where that would be too large, shards of it and `model.safetensors.index.json` as
+/// transformers writes them. The same bytes for the same weights.
 ///
 /// # Errors
-/// When the file cannot be written, or a value does not fit into `dtype`.
-pub fn write(folder: &Path, config: &Config, weights: &Weights, dtype: Dtype) -> Result<()> {
+/// When a file cannot be written, or a value does not fit into the type.
+pub fn write(folder: &Path, config: &Config, weights: &Weights, packing: impl Into<Packing>) -> Result<()> {
+    let Packing { dtype, max_shard_bytes } = packing.into();
     let joined;
     let weights = if config.family == Family::Gpt2 {
         joined = gpt2::join(config, weights)?;
@@ -227,7 +251,49 @@ pub fn write(folder: &Path, config: &Config, weights: &Weights, dtype: Dtype) ->
             }
         }
     }
-    write_file(&folder.join(SINGLE), weights, dtype)
+    let size = |weight: &Weight| Encoded { weight, dtype }.data_len();
+    let sizes: Vec<(&String, usize)> = weights.iter().map(|(name, weight)| (name, size(weight))).collect();
+    let shards = shards(&sizes, max_shard_bytes);
+    if shards.len() < 2 {
+        return write_file(&folder.join(SINGLE), weights, dtype);
+    }
+    let mut map = serde_json::Map::new();
+    for (i, names) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        let tensors = names.iter().map(|name| (*name, &weights[*name]));
+        write_tensors(&folder.join(&file), tensors, dtype)?;
+        map.extend(names.iter().map(|name| ((*name).clone(), file.clone().into())));
+    }
+    map.sort_keys();
+    let total_size: usize = sizes.iter().map(|(_, size)| size).sum();
+    let total_parameters: usize = weights.values().map(|weight| weight.values.len()).sum();
+    let index = json!({
+        "metadata": { "total_parameters": total_parameters, "total_size": total_size },
+        "weight_map": map,
+    });
+    let path = folder.join(INDEX);
+    std::fs::write(&path, format!("{index:#}\n")).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Tensors in their order, as many to a shard as fit into `most` bytes.
+fn shards<'a>(sizes: &[(&'a String, usize)], most: usize) -> Vec<Vec<&'a String>> {
+    let (mut shards, mut open, mut held) = (Vec::new(), Vec::new(), 0);
+    for (name, size) in sizes {
+        if *size > most {
+            shards.push(vec![*name]);
+            continue;
+        }
+        if held + size > most {
+            shards.push(std::mem::take(&mut open));
+            held = 0;
+        }
+        open.push(*name);
+        held += size;
+    }
+    if !open.is_empty() {
+        shards.push(open);
+    }
+    shards
 }
 
 /// Writes one file, the same bytes for the same weights.
@@ -235,7 +301,15 @@ pub fn write(folder: &Path, config: &Config, weights: &Weights, dtype: Dtype) ->
 /// # Errors
 /// When the file cannot be written.
 pub fn write_file(path: &Path, weights: &Weights, dtype: Dtype) -> Result<()> {
-    let views = weights.iter().map(|(name, weight)| (name, Encoded { weight, dtype }));
+    write_tensors(path, weights.iter(), dtype)
+}
+
+fn write_tensors<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (&'a String, &'a Weight)>,
+    dtype: Dtype,
+) -> Result<()> {
+    let views = tensors.map(|(name, weight)| (name, Encoded { weight, dtype }));
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(about), path).with_context(|| format!("writing {}", path.display()))
 }
@@ -261,7 +335,17 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![single]);
     }
     let index = folder.join(INDEX);
-    ensure!(index.exists(), "{}: neither `{SINGLE}` nor `{INDEX}`", folder.display());
+    if !index.exists() {
+        let pickled =
+            ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| folder.join(name).exists());
+        let mend = if pickled {
+            ": its `pytorch_model.bin` can run any code when it is opened, and is not read; `save_pretrained` of transformers \
+             writes safetensors"
+        } else {
+            ""
+        };
+        bail!("{}: neither `{SINGLE}` nor `{INDEX}`{mend}", folder.display());
+    }
     let text = std::fs::read_to_string(&index).with_context(|| format!("reading {}", index.display()))?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("reading {}", index.display()))?;
     let map = value["weight_map"].as_object().with_context(|| format!("{}: no `weight_map`", index.display()))?;
@@ -383,11 +467,9 @@ fn encode<const N: usize>(values: &[f32], bytes: impl Fn(f32) -> [u8; N] + Sync)
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::{
-        bench::{Bench, fixture},
+        bench::{Bench, fixture, json_of},
         nn::{config::Family, shape::Shape},
     };
 
@@ -492,6 +574,81 @@ mod tests {
             bench.message(&error),
             "opening sharded/model-00002-of-00002.safetensors: No such file or directory (os error 2)"
         );
+    }
+
+    #[test]
+    fn shards_that_transformers_wrote_read_and_are_written_alike() {
+        let folder = fixture("qwen2.5");
+        let config = Config::from_hf(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+        let weights = read(&folder, &config).unwrap();
+        let bench = Bench::new();
+        bench.file("ours/.keep", "");
+        // The 20 kB of the fixture, in its type.
+        let packing = Packing { dtype: Dtype::Bf16, max_shard_bytes: 20_000 };
+        write(&bench.path("ours"), &config, &weights, packing).unwrap();
+        assert_eq!(read(&bench.path("ours"), &config).unwrap(), weights);
+        let index = |folder: &Path| json_of(&folder.join(INDEX));
+        let (ours, theirs) = (index(&bench.path("ours")), index(&folder));
+        assert_eq!(ours["metadata"], theirs["metadata"]);
+        let names = |index: &Value| index["weight_map"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&ours), names(&theirs));
+        for (name, file) in ours["weight_map"].as_object().unwrap() {
+            let path = bench.path("ours").join(file.as_str().unwrap());
+            let bytes = std::fs::read(&path).unwrap();
+            let tensors = SafeTensors::deserialize(&bytes).unwrap();
+            assert!(tensors.tensor(name).is_ok(), "{name} is not in {}", path.display());
+            let held: usize = tensors.iter().map(|(_, tensor)| tensor.data().len()).sum();
+            assert!(held <= 20_000, "{} holds {held} bytes", path.display());
+        }
+        assert!(!bench.path("ours").join(SINGLE).exists());
+    }
+
+    #[test]
+    fn a_tensor_too_large_for_any_shard_has_one_to_itself() {
+        let names = ["a", "b", "c", "d", "e"].map(str::to_owned);
+        let sizes: Vec<_> = names.iter().zip([3, 4, 11, 3, 1]).collect();
+        let of = |most: usize| -> Vec<String> {
+            shards(&sizes, most).into_iter().map(|names| names.into_iter().map(String::as_str).collect()).collect()
+        };
+        assert_eq!(of(10), ["c", "abd", "e"]);
+        assert_eq!(of(1), ["a", "b", "c", "d", "e"]);
+        assert_eq!(of(22), ["abcde"]);
+    }
+
+    #[test]
+    fn a_wrong_tensor_of_a_shard_is_named_with_its_file() {
+        let bench = Bench::new();
+        let sharded = |weights: &Weights| {
+            bench.file("m/.keep", "");
+            // Of 80 bytes is the head, of 64 a matrix: four tensors come alone or in pairs.
+            write(&bench.path("m"), &tiny(), weights, Packing { dtype: Dtype::F32, max_shard_bytes: 100 }).unwrap();
+            bench.message(&read(&bench.path("m"), &tiny()).unwrap_err())
+        };
+        let mut weights = init(&tiny(), 1, 0.02);
+        weights.insert("visual.proj.weight".into(), Weight { shape: vec![1], values: vec![0.0] });
+        let message = sharded(&weights);
+        assert!(
+            message.starts_with("m/model-000")
+                && message.ends_with(
+                    ".safetensors: tensor `visual.proj.weight` is not part of the model that `config.json` describes"
+                ),
+            "{message}"
+        );
+        weights.remove("visual.proj.weight");
+        weights.remove("model.norm.weight");
+        assert_eq!(sharded(&weights), "m: no tensor `model.norm.weight` of shape [4]");
+    }
+
+    #[test]
+    fn a_folder_without_safetensors_says_why_pickles_are_not_read() {
+        let bench = Bench::new();
+        bench.file("m/config.json", "");
+        let message = || bench.message(&read(&bench.path("m"), &tiny()).unwrap_err());
+        let neither = "m: neither `model.safetensors` nor `model.safetensors.index.json`";
+        assert_eq!(message(), neither);
+        bench.file("m/pytorch_model.bin", "");
+        let why = "its `pytorch_model.bin` can run any code when it is opened, and is not read";
+        assert_eq!(message(), format!("{neither}: {why}; `save_pretrained` of transformers writes safetensors"));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     eos_ids: Vec<u32>,
+    /// `generation_config.json`, as far as it bears on the text.
+    generation: Map<String, Value>,
     unknown: Unknown,
     /// The decoder puts runs of tokens such as `<0xE4>` together to characters.
     falls_back_to_bytes: bool,
@@ -89,6 +91,8 @@ impl Tokenizer {
                 break;
             }
         }
+        tokenizer.generation = object(&folder.join("generation_config.json"))?.unwrap_or_default();
+        tokenizer.generation.retain(|key, value| bears_on_text(key) && !value.is_null());
         Ok(tokenizer)
     }
 
@@ -109,6 +113,7 @@ impl Tokenizer {
             eos,
             pad: special("pad_token"),
             eos_ids: eos.into_iter().collect(),
+            generation: Map::new(),
             unknown: unknown(&value, &start),
             falls_back_to_bytes: decoders(&value["decoder"]).any(|step| step["type"] == "ByteFallback"),
             reads_anywhere: onward.is_none() && reads_anywhere(&value["decoder"]),
@@ -197,6 +202,12 @@ impl Tokenizer {
     #[must_use]
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
+    }
+
+    /// What the model's makers say of how to sample, under the names of `generation_config.json`.
+    #[must_use]
+    pub fn generation(&self) -> &Map<String, Value> {
+        &self.generation
     }
 
     #[must_use]
@@ -421,6 +432,13 @@ fn ids(value: &Value) -> Vec<u32> {
         Value::Array(many) => many.iter().filter_map(one).collect(),
         other => one(other).into_iter().collect(),
     }
+}
+
+/// The rest of a `generation_config.json` says who wrote it, how results are returned and how the work is arranged.
+fn bears_on_text(key: &str) -> bool {
+    !key.starts_with(['_'])
+        && !["output_", "return_", "cache_"].iter().any(|prefix| key.starts_with(prefix))
+        && !["transformers_version", "use_cache"].contains(&key)
 }
 
 fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
