@@ -1,5 +1,6 @@
 //! What a user sees: files in, words out, by the real binary in a folder of its own.
 
+mod families;
 mod file;
 mod interrupt;
 mod lora;

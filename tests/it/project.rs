@@ -100,6 +100,12 @@ impl Project {
         fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// The rows that a node made.
+    pub fn rows(&self, node: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.data(node).join("rows.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// The data folder of a node's result, as `show` says it.
     pub fn data(&self, node: &str) -> PathBuf {
         let said = self.mashbill(&format!("show p.yaml {node}"));

@@ -54,7 +54,8 @@ impl Batch {
 
     /// Hidden states `[targets, hidden]` at the places that predict a target: only these meet the vocabulary, prompts
     /// never do.
-    fn hidden(&self, decoder: &Decoder) -> Tensor<2> {
+    #[must_use]
+    pub fn hidden(&self, decoder: &Decoder) -> Tensor<2> {
         let hidden = decoder.hidden(&self.tokens, Attend::Within(&self.sequences));
         kernels::rows(hidden, &self.places)
     }
