@@ -84,6 +84,8 @@ pub struct StageInfo {
     pub output: &'static str,
     /// The parameter that names another kind.
     pub kind_parameter: Option<&'static str>,
+    /// What is no parameter, and why.
+    pub left_out: &'static [(&'static str, &'static str)],
     /// The `with:` block.
     pub parameters: Vec<ParameterInfo>,
     /// The `run:` block.
@@ -112,6 +114,7 @@ impl Registered {
             other_inputs: S::OTHER_INPUTS,
             output: S::OUTPUT,
             kind_parameter: S::KIND_PARAMETER,
+            left_out: S::LEFT_OUT,
             parameters: schema::describe(&parameters),
             settings: schema::describe(&settings),
         };

@@ -26,6 +26,8 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     const OUTPUT: &'static str;
     /// The parameter that names another kind than `OUTPUT`, where the pipeline decides it.
     const KIND_PARAMETER: Option<&'static str> = None;
+    /// Parameters that one may look for here, each with the reason why there is none: the hint of the mistake.
+    const LEFT_OUT: &'static [(&'static str, &'static str)] = &[];
     /// The `run:` block: how, never what. Recorded, not fingerprinted.
     type Settings: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sync;
 

@@ -30,7 +30,8 @@ const LESSONS: &str = "lessons";
 impl Stage for Distill {
     const NAME: &'static str = "distill";
     // 2: as `sft`.
-    const VERSION: u32 = 2;
+    // 3: as `reject`.
+    const VERSION: u32 = 3;
     const INPUTS: &'static [Input] = &[
         Input { name: "teacher", kinds: &["checkpoint"], arity: Arity::One, about: "Who answers." },
         Input { name: "student", kinds: &["checkpoint"], arity: Arity::One, about: "Who learns." },

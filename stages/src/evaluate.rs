@@ -57,7 +57,8 @@ fn as_published() -> Sampling {
 
 impl Stage for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 1;
+    // 2: all tokens as likely as the last of top-k count in top-p, as they do in transformers
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Input] = &[
         Input {
             name: "policies",

@@ -149,6 +149,11 @@ fn tolerance() -> f32 {
     1e-3
 }
 
+/// Why rollouts are neither cut nor penalised. The ratio of a token that was drawn from another distribution than it is
+/// divided by says nothing, and a run would learn from it all the same.
+const OWN: &str = "rollouts are drawn from the policy's very own distribution, whose probabilities the ratio compares: \
+                   leave it out, and use `temperature`";
+
 /// The parameters in force.
 struct Settings {
     steps: u64,
@@ -179,6 +184,14 @@ impl Stage for Grpo {
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
     ];
     const OUTPUT: &'static str = "checkpoint";
+    const LEFT_OUT: &'static [(&'static str, &'static str)] = &[
+        ("top_k", OWN),
+        ("top_p", OWN),
+        ("min_p", OWN),
+        ("repetition_penalty", OWN),
+        ("logit_bias", OWN),
+        ("sampling", "`temperature`, `max_new_tokens` and `stop` stand in the `with:` block itself"),
+    ];
     type Settings = Compute;
 
     fn resolve(&mut self) {

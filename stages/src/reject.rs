@@ -16,7 +16,8 @@ pub struct Reject(pub Rejection);
 
 impl Stage for Reject {
     const NAME: &'static str = "reject";
-    const VERSION: u32 = 1;
+    // 2: all tokens as likely as the last of top-k count in top-p, as they do in transformers
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Input] = &[
         Input { name: "policy", kinds: &["checkpoint"], arity: Arity::One, about: "Who answers." },
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },

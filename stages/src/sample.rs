@@ -36,7 +36,8 @@ impl Default for Sample {
 
 impl Stage for Sample {
     const NAME: &'static str = "sample";
-    const VERSION: u32 = 1;
+    // 2: all tokens as likely as the last of top-k count in top-p, as they do in transformers
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Input] = &[
         Input { name: "policy", kinds: &["checkpoint"], arity: Arity::One, about: "Who answers." },
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },

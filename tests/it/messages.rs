@@ -40,6 +40,19 @@ fn an_unknown_stage_suggests_the_nearest() {
 }
 
 #[test]
+fn a_filter_of_other_programs_is_refused_in_grpo_with_the_reason() {
+    let project = project();
+    project.write("g.yaml", "nodes:\n  g: { stage: grpo, with: { reward: r.rhai, top_p: 0.95 } }\n");
+    let said = project.mashbill("check g.yaml --message-format json");
+    assert_eq!(said.code, Some(2));
+    let reason = "unknown parameter `top_p`\",\"file\":\"g.yaml\"";
+    assert!(said.stdout.contains(reason), "{}", said.stdout);
+    let hint = "rollouts are drawn from the policy's very own distribution, whose probabilities the ratio compares: leave \
+                it out, and use `temperature`";
+    assert!(said.stdout.contains(hint), "{}", said.stdout);
+}
+
+#[test]
 fn a_right_pipeline_is_told_in_one_line() {
     let said = project().mashbill("check p.yaml");
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));

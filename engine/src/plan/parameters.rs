@@ -99,6 +99,9 @@ fn point_to_the_other_block(mistake: &mut Diagnostic, node: &NodeSpec, stage: &S
     if let Some(input) = misplaced {
         mistake.hint = Some(format!("`{}` is an input: write it below `inputs:`", input.name));
     }
+    if let Some((_, reason)) = stage.left_out.iter().find(|(name, _)| is_at(&node.with, name)) {
+        mistake.hint = Some((*reason).into());
+    }
 }
 
 /// What the stage itself says of its parameters, at the place of the one it names.

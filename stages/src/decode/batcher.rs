@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use anyhow::{Result, bail, ensure};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::{Finish, Logprobs, Sampling, choose::Choice};
@@ -170,14 +170,15 @@ impl<'a> Batcher<'a> {
             let prompts = Sequences::of_lengths(&lengths);
             if !fresh.is_empty() {
                 let last: Vec<usize> = prompts.offsets[1..].iter().map(|end| end - 1).collect();
-                let logits = host(self.decoder.logits(kernels::rows(hidden.clone(), &last.into())));
-                for (waiting, logits) in self.waiting.range_mut(fresh).zip(logits.chunks(vocabulary)) {
+                let logits = self.decoder.logits(kernels::rows(hidden.clone(), &last.into())).into_data();
+                for (waiting, logits) in self.waiting.range_mut(fresh).zip(host(&logits).chunks(vocabulary)) {
                     waiting.prompt.as_mut().expect("forward computed it").logits = logits.to_vec();
                 }
             }
             for (i, growing) in self.growing.chunks_mut(rows_at_once).enumerate() {
                 let rows = hidden.clone().narrow(0, prompts.tokens() + i * rows_at_once, growing.len());
-                let logits = host(self.decoder.logits(rows));
+                let logits = self.decoder.logits(rows).into_data();
+                let logits = host(&logits);
                 said.extend(say(growing, |at| &logits[at * vocabulary..(at + 1) * vocabulary])?);
             }
         }
@@ -305,6 +306,7 @@ impl Growing {
     }
 }
 
-fn host(logits: Tensor<2>) -> Vec<f32> {
-    logits.into_data().try_to_vec().expect("logits are f32")
+/// Read where they are: with a large vocabulary a copy takes as long as a layer.
+fn host(logits: &TensorData) -> &[f32] {
+    logits.as_slice().expect("logits are f32")
 }

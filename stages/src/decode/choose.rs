@@ -284,6 +284,91 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::{fixture, json_of};
+
+    #[test]
+    fn every_distribution_is_that_of_transformers() {
+        let reference = json_of(&fixture("sampling.json"));
+        let before: Vec<u32> = serde_json::from_value(reference["before"].clone()).unwrap();
+        let mut compared = 0;
+        for row in reference["rows"].as_array().unwrap() {
+            let logits: Vec<f32> = serde_json::from_value(row["logits"].clone()).unwrap();
+            for case in row["cases"].as_array().unwrap() {
+                let sampling: Sampling = serde_json::from_value(case["sampling"].clone()).unwrap();
+                let expected: Vec<f64> = serde_json::from_value(case["probabilities"].clone()).unwrap();
+                let found = sampling.probabilities(&logits, &before).unwrap();
+                assert_eq!(found.len(), expected.len());
+                for (token, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let is_kept_alike = (*found > 0.0) == (*expected > 0.0) || found.max(*expected) < 1e-6;
+                    assert!(
+                        is_kept_alike && (found - expected).abs() < 1e-6,
+                        "{}, {}: token {token} has {found} for {expected}",
+                        row["name"],
+                        case["sampling"]
+                    );
+                }
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, 4 * 48);
+    }
+
+    #[test]
+    fn what_is_drawn_follows_what_is_told_of_the_distribution() {
+        let sampling = Sampling {
+            temperature: 0.8,
+            top_k: 3,
+            min_p: 0.2,
+            repetition_penalty: 1.5,
+            logit_bias: [(2, 1.0)].into(),
+            ..Sampling::default()
+        };
+        let told = sampling.probabilities(&logits(), &[0, 0]).unwrap();
+        let mut counts = [0.0; 4];
+        for i in 0..20_000 {
+            let choice = sampling.choose(&logits(), &[0, 0], &[7, i], None).unwrap();
+            counts[choice.token as usize] += 1.0 / 20_000.0;
+        }
+        assert_near(counts, told.try_into().unwrap());
+    }
+
+    #[test]
+    fn the_logprob_told_is_the_policys_own_whatever_reshapes_the_draw() {
+        let plain = Sampling { temperature: 0.5, ..Sampling::default() };
+        let reshaped = Sampling {
+            top_k: 2,
+            top_p: 0.9,
+            min_p: 0.1,
+            repetition_penalty: 3.0,
+            logit_bias: [(3, 9.0)].into(),
+            ..plain.clone()
+        };
+        let told = |sampling: &Sampling, i| sampling.choose(&logits(), &[0], &[i], Some(4)).unwrap();
+        let top = told(&plain, 0).logprobs.unwrap().top;
+        for i in 0..50 {
+            let Choice { token, logprobs } = told(&reshaped, i);
+            let logprobs = logprobs.unwrap();
+            assert_eq!(logprobs.top, top);
+            assert_eq!(top.iter().find(|(id, _)| *id == token).unwrap().1, logprobs.token);
+        }
+        // 25 : 9 : 2.25 : 0.25 of 36.5
+        for ((_, logprob), share) in top.iter().zip([0.6849_f32, 0.2466, 0.0616, 0.0068]) {
+            assert!((logprob.exp() - share).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn tokens_too_unlikely_for_a_sum_to_notice_change_no_filter() {
+        let likely: Vec<f32> = (0..40).map(|i| -0.2 * i as f32).collect();
+        let unlikely = (0..5000).map(|i| -17.5 - 1e-3 * i as f32);
+        let all: Vec<f32> = likely.iter().copied().chain(unlikely).collect();
+        for (top_k, top_p) in [(0, 0.5), (0, 0.99), (10, 0.9), (30, 1.0)] {
+            let sampling = Sampling { top_k, top_p, ..Sampling::default() };
+            let few = sampling.probabilities(&likely, &[]).unwrap();
+            let many = sampling.probabilities(&all, &[]).unwrap();
+            assert_eq!(few[..], many[..40]);
+        }
+    }
 
     /// Logits whose softmax is 0.5, 0.3, 0.15, 0.05.
     fn logits() -> Vec<f32> {

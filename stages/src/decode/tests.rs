@@ -4,8 +4,16 @@ use burn::tensor::Device;
 
 use super::*;
 use crate::{
+    bench::fixture,
+    data::checkpoint::Checkpoint,
     kernels::Sequences,
-    nn::{config::Family, decoder::Attend, shape::Shape, weights},
+    nn::{
+        config::{Config, Family},
+        decoder::Attend,
+        shape::Shape,
+        weights,
+    },
+    random::Stream,
     train::batch::Batch as Scored,
 };
 
@@ -117,6 +125,83 @@ fn a_prompt_too_long_for_the_model_is_refused() {
     let error = generate(&toy(Family::Llama), &requests, &sampling, &Stop { ids: &[], when: None }, &[1], arrangement)
         .unwrap_err();
     assert_eq!(error.to_string(), "prompt 1 with its completion has 70 tokens, more than the model's context of 64");
+}
+
+#[test]
+fn a_completion_depends_on_its_own_job_alone() {
+    // Whatever the mix: prompts, some of them shared, lengths, parameters, times of arrival, cancellations, slots.
+    for family in ["llama", "gpt2", "qwen3"] {
+        let Checkpoint { config, weights, .. } = Checkpoint::open(&fixture(family)).unwrap();
+        let decoder = Decoder::new(&config, &weights, &Device::flex()).unwrap();
+        for round in 0..12 {
+            let mut dice = Stream::new(&[round]);
+            let jobs = mix(&mut dice, config.vocab_size);
+            let alone: Vec<_> = jobs.iter().map(|job| told(&decoder, std::slice::from_ref(job), 1, None)).collect();
+            for _ in 0..2 {
+                let slots = 1 + dice.below(9);
+                let together = told(&decoder, &jobs, slots, Some(&mut dice));
+                for (i, said) in together.iter().enumerate() {
+                    // A cancelled job was heard in part.
+                    for (said, alone) in said.iter().zip(&alone[i][0]) {
+                        assert_eq!(said[..], alone[..said.len()], "{family}, round {round}, job {i}, {slots} slots");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A few jobs of every kind.
+fn mix(dice: &mut Stream, vocabulary: usize) -> Vec<Job> {
+    let shared: Vec<u32> = (0..=dice.below(40)).map(|_| dice.below(vocabulary) as u32).collect();
+    let mut jobs = Vec::new();
+    for key in 0..2 + dice.below(7) as u64 {
+        let mut pick = |choices: &[f32]| choices[dice.below(choices.len())];
+        let sampling = Sampling {
+            temperature: pick(&[0.0, 0.5, 1.0, 1.0]),
+            top_p: pick(&[1.0, 1.0, 0.8]),
+            top_k: pick(&[0.0, 0.0, 5.0]) as usize,
+            min_p: pick(&[0.0, 0.0, 0.1]),
+            repetition_penalty: pick(&[1.0, 1.0, 1.3]),
+            logit_bias: if pick(&[0.0, 1.0]) > 0.5 { [(5, 1.5), (9, -2.0)].into() } else { BTreeMap::new() },
+            stop_ids: vec![3],
+            max_new_tokens: 1 + dice.below(35),
+        };
+        let prompt = match dice.below(3) {
+            0 => shared.clone(),
+            1 => [&shared[..], &[7, 8]].concat(),
+            _ => (0..=dice.below(60)).map(|_| dice.below(vocabulary) as u32).collect(),
+        };
+        let logprobs = [None, Some(0), Some(3)][dice.below(3)];
+        jobs.push(Job { prompt, samples: 1 + dice.below(4), sampling, stop_ids: vec![4], key: vec![2, key], logprobs });
+    }
+    jobs
+}
+
+/// A token, what was told with it, and whether it was the last.
+type Told = (u32, Option<Logprobs>, Option<Finish>);
+
+/// What every job's samples say. With dice, jobs arrive and are cancelled when they say so.
+fn told(decoder: &Decoder, jobs: &[Job], slots: usize, mut dice: Option<&mut Stream>) -> Vec<Vec<Vec<Told>>> {
+    let mut batcher = Batcher::new(decoder, slots);
+    let mut told: Vec<Vec<Vec<Told>>> = jobs.iter().map(|job| vec![Vec::new(); job.samples]).collect();
+    let mut ids = Vec::new();
+    while ids.len() < jobs.len() || !batcher.is_idle() {
+        while ids.len() < jobs.len() && dice.as_mut().is_none_or(|dice| dice.below(3) == 0) {
+            ids.push(batcher.admit(jobs[ids.len()].clone()).unwrap());
+        }
+        if let Some(dice) = &mut dice
+            && dice.below(40) == 0
+            && !ids.is_empty()
+        {
+            batcher.cancel(ids[dice.below(ids.len())]);
+        }
+        for Said { id, sample, token, logprobs, finish } in batcher.step().unwrap() {
+            let job = ids.iter().position(|one| *one == id).unwrap();
+            told[job][sample].push((token, logprobs, finish));
+        }
+    }
+    told
 }
 
 fn job(prompt: Vec<u32>, samples: usize, key: u64) -> Job {

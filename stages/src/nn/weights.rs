@@ -304,11 +304,7 @@ pub fn write_file(path: &Path, weights: &Weights, dtype: Dtype) -> Result<()> {
     write_tensors(path, weights.iter(), dtype)
 }
 
-fn write_tensors<'a>(
-    path: &Path,
-    tensors: impl Iterator<Item = (&'a String, &'a Weight)>,
-    dtype: Dtype,
-) -> Result<()> {
+fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (&'a String, &'a Weight)>, dtype: Dtype) -> Result<()> {
     let views = tensors.map(|(name, weight)| (name, Encoded { weight, dtype }));
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(about), path).with_context(|| format!("writing {}", path.display()))

@@ -81,7 +81,7 @@ impl Speaker<'_> {
         let requests: Vec<Request> =
             prompts.iter().map(|(key, prompt)| Request { prompt: prompt.to_vec(), samples, key: *key }).collect();
         let stops = |tokens: &[u32]| {
-            let text = self.tokenizer.decode(tokens).unwrap_or_default();
+            let text = self.tokenizer.decode(self.newest(tokens)).unwrap_or_default();
             self.stop.iter().any(|stop| text.contains(stop.as_str()))
         };
         let stop = Stop { ids: self.tokenizer.eos_ids(), when: if self.stop.is_empty() { None } else { Some(&stops) } };
@@ -95,6 +95,20 @@ impl Speaker<'_> {
                 group.into_iter().map(|completion| self.read(&request.prompt, completion)).collect()
             })
             .collect()
+    }
+
+    /// The tokens in whose text a stop can end with the last one: to decode all of them for every one would take time
+    /// by the square of their number.
+    fn newest<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+        // A token is a byte at least; the first ones may read otherwise than behind others.
+        const MARGIN: usize = 8;
+        let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
+        let mut start = tokens.len().saturating_sub(longest + MARGIN);
+        // A run of tokens that are bytes is one text or none.
+        while start > 0 && self.tokenizer.is_byte(tokens[start]) {
+            start -= 1;
+        }
+        &tokens[start..]
     }
 
     fn read(&self, prompt: &[u32], completion: Completion) -> Result<Completed> {
@@ -133,5 +147,50 @@ pub fn prompt_text(row: &Row) -> String {
         (Some(Value::String(prompt)), _) => prompt.clone(),
         (_, Some(messages)) => messages.to_string(),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bench::{fixture, shared},
+        random::Stream,
+    };
+
+    /// After how many tokens a stop is found: by their newest alone, and by all of them.
+    fn found(policy: &Policy, stop: &[String], tokens: &[u32]) -> [Option<usize>; 2] {
+        let (sampling, compute) = (Sampling::default(), Compute::default());
+        let speaker = policy.speaker(&sampling, stop, &compute);
+        let holds = |tokens: &[u32]| {
+            let text = policy.tokenizer.decode(tokens).unwrap();
+            stop.iter().any(|stop| text.contains(stop.as_str()))
+        };
+        let first = |holds: &dyn Fn(&[u32]) -> bool| (1..=tokens.len()).find(|end| holds(&tokens[..*end]));
+        [first(&|tokens| holds(speaker.newest(tokens))), first(&holds)]
+    }
+
+    #[test]
+    fn a_stop_is_found_in_the_newest_tokens_where_it_is_found_in_all() {
+        let real = shared("models/stories260K").map(|folder| folder.join("hf"));
+        for folder in [fixture("llama"), fixture("gpt2")].into_iter().chain(real) {
+            let policy = Policy::open(&folder, &Compute::default()).unwrap();
+            let mut dice = Stream::new(&[3]);
+            let mut ends = 0;
+            for _ in 0..60 {
+                let count = policy.tokenizer.vocab_size();
+                let mut tokens: Vec<u32> = (0..60).map(|_| dice.below(count) as u32).collect();
+                if let Ok(more) = policy.tokenizer.encode("the end 猫猫猫 of it") {
+                    tokens.extend(more);
+                }
+                let text: Vec<char> = policy.tokenizer.decode(&tokens).unwrap().chars().collect();
+                let from = dice.below(text.len() - 12);
+                let stop: String = text[from..from + 1 + dice.below(12)].iter().collect();
+                let [newest, all] = found(&policy, &[stop.clone(), "猫猫".into()], &tokens);
+                assert_eq!(newest, all, "{stop:?} in {tokens:?}");
+                ends += usize::from(all.is_some());
+            }
+            assert!(ends > 30, "only {ends} of 60 hold their stop");
+        }
     }
 }

@@ -1,0 +1,88 @@
+//! What sampling costs where completions differ, and where the vocabulary is large.
+//! Beside it `training.rs` measures a whole rollout phase against PyTorch.
+
+use std::time::Instant;
+
+use stages::{
+    decode::{Batcher, Job, Sampling},
+    device::Compute,
+    nn::{decoder::Decoder, shape::Shape, weights},
+    random::Stream,
+};
+
+fn decoder(shape: Shape, vocab: usize) -> Decoder {
+    let config = shape.config(vocab).expect("the sizes go together");
+    let device = Compute::default().device().expect("every binary has the CPU");
+    Decoder::new(&config, &weights::init(&config, 1, 0.02), &device).expect("the weights are the config's own")
+}
+
+fn job(prompt: usize, sampling: Sampling, key: u64) -> Job {
+    let mut stream = Stream::new(&[key]);
+    let prompt = (0..prompt).map(|_| stream.below(500) as u32).collect();
+    Job { prompt, samples: 1, sampling, stop_ids: Vec::new(), key: vec![key], logprobs: Some(0) }
+}
+
+/// Tokens said a second, until all jobs are done.
+fn rate(decoder: &Decoder, jobs: &[Job], slots: usize) -> f64 {
+    let mut batcher = Batcher::new(decoder, slots);
+    for job in jobs {
+        batcher.admit(job.clone()).expect("the prompts fit");
+    }
+    let started = Instant::now();
+    let mut tokens = 0;
+    while !batcher.is_idle() {
+        tokens += batcher.step().expect("random weights are numbers").len();
+    }
+    tokens as f64 / started.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Jobs of one length against jobs whose prompts and completions are one to ten times as long as the shortest; as many
+/// jobs, and as many tokens in all.
+fn lengths() {
+    let shape = Shape { layers: 6, hidden: 256, heads: 8, ffn: Some(1024), context: 256, ..Shape::default() };
+    let decoder = decoder(shape, 512);
+    let (count, slots) = (240, 32);
+    let of = |i: u64, times: usize| job(4 * times, Sampling { max_new_tokens: 16 * times, ..Sampling::default() }, i);
+    // 5.5 times on average: five and six in turn, or one to ten.
+    let mut order: Vec<u64> = (0..count).collect();
+    Stream::new(&[4]).shuffle(&mut order);
+    let even: Vec<Job> = (0..count).map(|i| of(i, 5 + i as usize % 2)).collect();
+    let mixed: Vec<Job> = order.iter().map(|i| of(*i, 1 + *i as usize % 10)).collect();
+    let (mut evenly, mut mixedly) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        evenly.push(rate(&decoder, &even, slots));
+        mixedly.push(rate(&decoder, &mixed, slots));
+    }
+    let (even, mixed) = (median(evenly), median(mixedly));
+    println!("lengths 1:1 {even:.0} tokens/s, 1:10 {mixed:.0} tokens/s, ratio {:.3}", mixed / even);
+}
+
+/// Milliseconds a token of a narrow model with the vocabulary of Qwen2.5, whose random logits are nearly flat: there is
+/// no likely part that a filter could look at alone.
+fn vocabulary() {
+    let shape = Shape { layers: 1, hidden: 64, heads: 2, ffn: Some(64), context: 256, ..Shape::default() };
+    let decoder = decoder(shape, 151_936);
+    let plain = Sampling { max_new_tokens: 24, ..Sampling::default() };
+    for (name, sampling, logprobs) in [
+        ("greedy, no logprobs", Sampling { temperature: 0.0, ..plain.clone() }, None),
+        ("greedy", Sampling { temperature: 0.0, ..plain.clone() }, Some(0)),
+        ("temperature", plain.clone(), Some(0)),
+        ("top-k 50", Sampling { top_k: 50, ..plain.clone() }, Some(0)),
+        ("top-p 0.95", Sampling { top_p: 0.95, ..plain.clone() }, Some(0)),
+        ("penalty, top 5 told", Sampling { repetition_penalty: 1.1, ..plain.clone() }, Some(5)),
+    ] {
+        let jobs: Vec<Job> = (0..8).map(|key| Job { logprobs, ..job(4, sampling.clone(), key) }).collect();
+        let rates = (0..3).map(|_| rate(&decoder, &jobs, 8)).collect();
+        println!("vocabulary 151936, {name} {:.3} ms", 1e3 / median(rates));
+    }
+}
+
+fn main() {
+    lengths();
+    vocabulary();
+}
