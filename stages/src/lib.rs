@@ -5,6 +5,7 @@
 mod bench;
 mod registry;
 
+pub mod answer;
 pub mod data;
 pub mod decode;
 pub mod device;

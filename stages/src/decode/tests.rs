@@ -7,12 +7,7 @@ use crate::{
     bench::fixture,
     data::checkpoint::Checkpoint,
     kernels::Sequences,
-    nn::{
-        config::{Config, Family},
-        decoder::Attend,
-        shape::Shape,
-        weights,
-    },
+    nn::{config::Family, decoder::Attend, shape::Shape, weights},
     random::Stream,
     train::batch::Batch as Scored,
 };

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Map, Value};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{decoders::DecoderWrapper, pre_tokenizers::byte_level::ByteLevel};
 
 use crate::text::template::Template;
 
@@ -231,6 +231,30 @@ impl Tokenizer {
         self.start.token_to_id(token)
     }
 
+    #[must_use]
+    pub fn has_token(&self, id: u32) -> bool {
+        self.start.id_to_token(id).is_some()
+    }
+
+    /// The bytes that a token stands for in the middle of a text: of half a character, those of the half. None for an
+    /// id without a token.
+    #[must_use]
+    pub fn spelling(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.start.id_to_token(id)?;
+        if self.start.get_added_vocabulary().simple_id_to_token(id).is_some() {
+            return Some(token.into_bytes());
+        }
+        if self.falls_back_to_bytes
+            && let Some(byte) = fallback_byte(&token)
+        {
+            return Some(vec![byte]);
+        }
+        let is_byte_level = self.start.get_decoder().is_some_and(decodes_bytes);
+        let bytes = is_byte_level.then(|| token.chars().map(byte_of).collect::<Option<Vec<u8>>>()).flatten();
+        // Behind itself, as what begins a text may be read in its own way.
+        bytes.or_else(|| Some(self.decode_after(&[id], &[id]).ok()?.into_bytes()))
+    }
+
     fn encode_by(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
         let doubtful = |ids: &[u32]| match self.unknown {
             Unknown::Loud => false,
@@ -319,11 +343,7 @@ impl Tokenizer {
 
     /// Does the id stand for one byte of a character?
     pub(crate) fn is_byte(&self, id: u32) -> bool {
-        let is_byte = |token: &str| {
-            let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-            digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
-        };
-        self.falls_back_to_bytes && self.start.id_to_token(id).is_some_and(|token| is_byte(&token))
+        self.falls_back_to_bytes && self.start.id_to_token(id).is_some_and(|token| fallback_byte(&token).is_some())
     }
 }
 
@@ -340,6 +360,29 @@ fn reads_anywhere(decoder: &Value) -> bool {
         _ => false,
     };
     decoders(decoder).all(is_local)
+}
+
+/// The byte of a token such as `<0xE4>`.
+fn fallback_byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+}
+
+fn decodes_bytes(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteLevel(_) => true,
+        DecoderWrapper::Sequence(steps) => steps.get_decoders().iter().any(decodes_bytes),
+        _ => false,
+    }
+}
+
+/// GPT-2 writes every byte as a letter that shows: itself where it does, else one of those from U+0100 on, in turn.
+fn byte_of(letter: char) -> Option<u8> {
+    let shows = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    match u32::from(letter) {
+        code @ 0..=0xFF => u8::try_from(code).ok().filter(shows),
+        code => (0..=u8::MAX).filter(|byte| !shows(byte)).nth((code - 0x100) as usize),
+    }
 }
 
 fn no_token(text: &str, at: usize) -> anyhow::Error {
@@ -559,5 +602,26 @@ mod tests {
             tokenizer.decode(&[0, 7]).unwrap_err().to_string(),
             "id 7 is not in the tokenizer's vocabulary of 1"
         );
+    }
+
+    #[test]
+    fn the_spellings_of_tokens_are_the_bytes_of_the_text() {
+        let text = "Once upon a time, 12 naïve 猫 said \"🙂\"\n\tto   them.";
+        let mut tokenizers = vec![byte_level()];
+        tokenizers.extend(shared("models/stories260K/hf").map(|folder| Tokenizer::open(&folder).unwrap()));
+        for tokenizer in &tokenizers {
+            let ids = tokenizer.encode_onward(text).unwrap();
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| tokenizer.spelling(*id).unwrap()).collect();
+            assert_eq!(String::from_utf8(bytes).unwrap(), text);
+            assert_eq!(tokenizer.spelling(u32::try_from(tokenizer.vocab_size()).unwrap()), None);
+        }
+        let characters = Tokenizer::open(&fixture("llama")).unwrap();
+        assert_eq!(characters.spelling(2).unwrap(), b"<think>");
+        assert_eq!(characters.spelling(characters.encode("~").unwrap()[0]).unwrap(), b"~");
+    }
+
+    fn byte_level() -> Tokenizer {
+        let special = crate::text::train::Special { pad: None, eos: Some("<eos>".into()), whole: Vec::new() };
+        crate::text::train::bpe(&["Once upon a time, naïve 猫".into()], &special, 280).unwrap()
     }
 }

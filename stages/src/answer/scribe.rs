@@ -1,0 +1,169 @@
+//! From what is asked to a prompt's tokens, and from a token to how it is spelled.
+//! Knows nothing of weights: it is cheap to clone, for whoever waits while the model computes.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use serde_json::{Map, Value};
+
+use crate::{
+    nn::config::Config,
+    text::{
+        encode,
+        template::{self, Template, Turn},
+        tokenizer::Tokenizer,
+    },
+};
+
+/// Reads and writes for a model.
+#[derive(Debug, Clone)]
+pub struct Scribe {
+    tokenizer: Tokenizer,
+    template: Template,
+    /// Tokens that a prompt and its completion have together at the most.
+    pub context: usize,
+    pub vocab_size: usize,
+}
+
+/// A token by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spelling {
+    /// As text; `bytes:\xe2\x82` where its bytes are no characters, as OpenAI has it.
+    pub text: String,
+    /// What it adds to an answer: none of a special token, which is left out.
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl Scribe {
+    /// # Errors
+    /// Never in practice: the default template compiles.
+    pub fn new(tokenizer: &Tokenizer, config: &Config) -> Result<Self> {
+        let template = tokenizer.template().cloned().map_or_else(|| Template::compile(template::DEFAULT), Ok)?;
+        Ok(Self { tokenizer: tokenizer.clone(), template, context: config.context(), vocab_size: config.vocab_size })
+    }
+
+    /// Does the model bring a chat template of its own?
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.tokenizer.template().is_some()
+    }
+
+    /// What a text is continued from: with the bos token where the tokenizer puts one.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for a character.
+    pub fn text(&self, text: &str) -> Result<Vec<u32>> {
+        let row = Map::from_iter([("prompt".to_owned(), Value::from(text))]);
+        encode::prompt(&self.tokenizer, &row)
+    }
+
+    /// What the assistant's next turn is continued from: the whole conversation by the chat template, encoded at
+    /// once, as transformers' `apply_chat_template` does.
+    ///
+    /// # Errors
+    /// When the template refuses the messages, or the tokenizer has no token for a character.
+    pub fn conversation(&self, messages: &[Value]) -> Result<Vec<u32>> {
+        let mut special = BTreeMap::new();
+        for key in ["bos_token", "eos_token", "pad_token", "unk_token"] {
+            if let Some(token) = self.tokenizer.special(key) {
+                special.insert(key.to_owned(), token);
+            }
+        }
+        let text = self.template.render(messages, Turn::Open, &special)?;
+        // A template writes its own bos token.
+        if self.has_template() { self.tokenizer.encode(&text) } else { self.text(&text) }
+    }
+
+    /// Tokens as they were given.
+    ///
+    /// # Errors
+    /// Names the first that the model does not have.
+    pub fn tokens(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocab_size) {
+            anyhow::bail!("token {id} is not in the model's vocabulary of {}", self.vocab_size);
+        }
+        Ok(ids)
+    }
+
+    /// Tokens that fit behind a prompt.
+    ///
+    /// # Errors
+    /// When none does, or the prompt is empty.
+    pub fn room(&self, prompt: &[u32]) -> Result<usize> {
+        ensure!(!prompt.is_empty(), "the prompt is empty: there is nothing to continue");
+        let length = prompt.len();
+        ensure!(
+            length < self.context,
+            "the prompt has {length} tokens, and prompt and completion together have room for {}",
+            self.context
+        );
+        Ok(self.context - length)
+    }
+
+    /// The text of tokens, special ones left out.
+    ///
+    /// # Errors
+    /// When one is outside the vocabulary.
+    pub fn read(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode_plain(ids)
+    }
+
+    /// A token by itself.
+    #[must_use]
+    pub fn spell(&self, id: u32) -> Spelling {
+        let bytes = self.tokenizer.spelling(id).unwrap_or_default();
+        let text = String::from_utf8(bytes.clone()).unwrap_or_else(|_| {
+            let codes: Vec<String> = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            format!("bytes:{}", codes.concat())
+        });
+        Spelling { text, bytes: (!self.tokenizer.is_special(id)).then_some(bytes) }
+    }
+
+    /// Vocabularies of models are rounded up: ids behind the tokenizer's last have no text.
+    pub(super) fn has_text(&self, id: u32) -> bool {
+        self.tokenizer.has_token(id)
+    }
+
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{bench::fixture, data::checkpoint::Checkpoint};
+
+    fn scribe() -> Scribe {
+        let Checkpoint { config, tokenizer, .. } = Checkpoint::open(&fixture("llama")).unwrap();
+        Scribe::new(&tokenizer, &config).unwrap()
+    }
+
+    #[test]
+    fn what_fits_behind_a_prompt_is_what_the_context_leaves() {
+        let scribe = scribe();
+        assert_eq!(scribe.room(&[5; 127]).unwrap(), 1);
+        assert_eq!(
+            scribe.room(&[5; 128]).unwrap_err().to_string(),
+            "the prompt has 128 tokens, and prompt and completion together have room for 128"
+        );
+        assert!(scribe.room(&[]).is_err());
+    }
+
+    #[test]
+    fn a_token_is_spelled_by_its_text_and_its_bytes() {
+        let scribe = scribe();
+        assert_eq!(scribe.spell(2), Spelling { text: "<think>".into(), bytes: Some(b"<think>".to_vec()) });
+        // Special: left out of answers.
+        assert_eq!(scribe.spell(0), Spelling { text: "<pad>".into(), bytes: None });
+    }
+
+    #[test]
+    fn without_a_template_turns_are_lines() {
+        // The fixture has no upper-case letters, which the default template begins its lines with.
+        let error = scribe().conversation(&[json!({ "role": "user", "content": "1" })]).unwrap_err().to_string();
+        assert!(error.starts_with("the tokenizer has no token for 'U'"), "{error}");
+    }
+}
