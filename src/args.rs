@@ -1,7 +1,7 @@
 //! The command line: every verb and flag with the sentence that explains it.
 //! Knows nothing of what the verbs do.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -27,6 +27,8 @@ Examples:
   mashbill graph FILE --format svg > graph.svg    the pipeline as a picture
   mashbill stages grpo                            every parameter, with its default
   mashbill test plugins/                          the plugins' own tests
+  mashbill chat FILE final_rl                     talk with what was trained
+  mashbill serve models/my-llama                  OpenAI's API, for programs
 
 Exit codes:
   0 done   1 a node or a test failed   2 a mistake in the command line or the pipeline
@@ -138,6 +140,37 @@ pub struct Pace {
     pub keep_going: bool,
 }
 
+/// Which model is spoken with.
+#[derive(Debug, Args)]
+pub struct Asked {
+    /// A Hugging Face model folder, or a pipeline's YAML file
+    pub model: PathBuf,
+
+    /// Of a pipeline: the node whose model is meant, as `mashbill show` finds it
+    pub node: Option<String>,
+}
+
+/// How answers are drawn. What is not given is as the model's `generation_config.json` has it, else neutral.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct Draw {
+    /// Divides the logits; 0 takes the likeliest token every time [default: the model's, else 1]
+    #[arg(long, short, value_name = "T", value_parser = temperature)]
+    pub temperature: Option<f32>,
+
+    /// Keep the likeliest tokens that together reach this probability [default: the model's, else 1]
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub top_p: Option<f32>,
+
+    /// Keep only the k likeliest tokens; 0 keeps all [default: the model's, else 0]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+
+    /// Keep tokens at least this likely, as a share of the likeliest one's probability [default: the model's, else 0]
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub min_p: Option<f32>,
+}
+
 const SELECTORS: &str = "\
 Selectors, as dbt's:
   grpo            the node; of a matrix, every instance      grpo[seed=1]    one instance
@@ -145,6 +178,19 @@ Selectors, as dbt's:
   eval_*          every name that fits                       kind:sft        every node of a stage
   state:changed   what runs for a reason of its own          state:run       also state:waits, state:reuse
   \"a b\"           what either picks                          a+,kind:sft     what both pick";
+
+const CHAT: &str = "\
+Examples:
+  mashbill chat models/my-llama --temperature 0.7 --system 'Be brief.'
+  mashbill chat pipelines/r1_tiny.yaml final_rl --plain
+  echo 'What is 12 + 7?' | mashbill chat models/my-llama --temperature 0";
+
+const SERVE: &str = "\
+Examples:
+  mashbill serve models/my-llama
+  mashbill serve pipelines/stories.yaml tuned --port 0
+  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
+       -d '{\"model\": \"my-llama\", \"prompt\": \"Once upon\", \"max_tokens\": 20}'";
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -213,6 +259,64 @@ pub enum Verb {
         /// Print one JSON document instead: both facts and their fingerprints
         #[arg(long)]
         json: bool,
+    },
+    /// Talk with a model in the terminal
+    ///
+    /// The conversation goes through the model's chat template. Lines that begin with `/` are for the program: `/help`
+    /// tells them. Ctrl-C stops an answer; on an empty line twice, or Ctrl-D, leaves. From a pipe, every line is one
+    /// turn, and only the answers are on stdout.
+    #[command(after_help = CHAT)]
+    Chat {
+        #[command(flatten)]
+        asked: Asked,
+        #[command(flatten)]
+        draw: Draw,
+        /// What the model is told before the first turn
+        #[arg(long, short, value_name = "TEXT")]
+        system: Option<String>,
+        /// Tokens after which an answer is cut off; the context may end it sooner
+        #[arg(long, short, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
+        max_tokens: usize,
+        /// Draw the same answers again; of every turn on its own [default: other ones every time]
+        #[arg(long, value_name = "N")]
+        sample_seed: Option<u64>,
+        /// No conversation: continue each line as it stands, without a template
+        #[arg(long, conflicts_with = "system")]
+        plain: bool,
+    },
+    /// Serve a model over HTTP, as OpenAI's API has it
+    ///
+    /// `/v1/models`, `/v1/completions` and `/v1/chat/completions`, with streaming; `/health` and `/metrics`. Requests are
+    /// answered together, and none of the answers depends on the others. Log-probabilities are those at the temperature
+    /// asked for, as in training; greedily, at 1. A parameter that cannot be heeded is refused by its name. The address is
+    /// on stdout.
+    #[command(after_help = SERVE)]
+    Serve {
+        #[command(flatten)]
+        asked: Asked,
+        #[command(flatten)]
+        draw: Draw,
+        /// Address to listen on; other than the loopback's it can be reached from outside
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+        host: IpAddr,
+        /// Port to listen on; 0 takes a free one
+        #[arg(long, short, value_name = "PORT", default_value_t = 8000)]
+        port: u16,
+        /// Name of the model in requests [default: the folder's or the node's]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Answers that grow at once
+        #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
+        slots: usize,
+        /// Answers that may wait for a slot; one more is refused with 429
+        #[arg(long, value_name = "N", default_value_t = 256)]
+        queue: usize,
+        /// Refuse requests without this key; better given by the environment, where other users cannot read it
+        #[arg(long, value_name = "KEY", env = "MASHBILL_API_KEY", hide_env_values = true)]
+        api_key: Option<String>,
+        /// No line for every request
+        #[arg(long, short)]
+        quiet: bool,
     },
     /// Draw the pipeline, on stdout: for Markdown, for Graphviz, or as an SVG
     #[command(after_help = SELECTORS)]
@@ -365,6 +469,18 @@ fn bytes(text: &str) -> Result<u64, String> {
     };
     let number: f64 = text[..digits].parse().map_err(|_| "write it as `500M`, `50G` or `2T`".to_owned())?;
     Ok((number * 1000_f64.powi(power)) as u64)
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|value| (0.0..=10.0).contains(value)).ok_or_else(|| "a number from 0 to 10".into())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|value| (0.0..=1.0).contains(value)).ok_or_else(|| "a number from 0 to 1".into())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|value| *value > 0).ok_or_else(|| "a number, 1 or more".into())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod age;
 mod args;
+mod chat;
 mod check;
 mod codes;
 mod completions;
@@ -12,6 +13,7 @@ mod gc;
 mod graph;
 mod log;
 mod ls;
+mod model;
 mod outcome;
 mod pack;
 mod pages;
@@ -24,6 +26,7 @@ mod run;
 mod runs;
 mod schema;
 mod screen;
+mod serve;
 mod show;
 mod signals;
 mod stages;
@@ -31,7 +34,7 @@ mod test;
 mod verify;
 mod watch;
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use clap::Parser as _;
 
@@ -51,6 +54,13 @@ fn main() -> ExitCode {
         Verb::Run { file, pick, dry_run: true, .. } => plan::plan(&file, &pick, plan::Form::default(), &global),
         Verb::Run { file, pick, pace, quiet, trace, logs, watch, .. } => {
             run::run(&file, &pick, &run::Form { quiet, trace, pace, logs, is_watching: watch }, &global)
+        }
+        Verb::Chat { asked, draw, system, max_tokens, sample_seed, plain } => {
+            chat::chat(&asked, &chat::Form { draw, system, max_tokens, sample_seed, plain }, &global)
+        }
+        Verb::Serve { asked, draw, host, port, name, slots, queue, api_key, quiet } => {
+            let address = SocketAddr::new(host, port);
+            serve::serve(&asked, serve::Form { draw, address, name, slots, queue, api_key, quiet }, &global)
         }
         Verb::Explain { file, node: None, .. } => codes::asked(&file),
         Verb::Explain { file, node: Some(node), runs, json } => {

@@ -40,7 +40,15 @@ impl From<Code> for ExitCode {
 #[derive(Debug)]
 pub enum Trouble {
     Mistakes(Vec<Diagnostic>),
-    Usage { message: String, hint: Option<String> },
+    Usage {
+        message: String,
+        hint: Option<String>,
+    },
+    /// What was asked for is right, and did not come about.
+    Failed {
+        message: String,
+        hint: Option<String>,
+    },
     Store(StoreError),
 }
 
@@ -85,16 +93,24 @@ impl Trouble {
                 Code::Mistake
             }
             Trouble::Usage { message, hint } => {
-                screen::error(message);
-                if let Some(hint) = hint {
-                    screen::note(&format!("  hint: {hint}"));
-                }
+                tell(message, hint.as_deref());
                 Code::Mistake
+            }
+            Trouble::Failed { message, hint } => {
+                tell(message, hint.as_deref());
+                Code::Failed
             }
             Trouble::Store(error) => {
                 screen::error(&error.to_string());
                 Code::Infrastructure
             }
         }
+    }
+}
+
+fn tell(message: &str, hint: Option<&str>) {
+    screen::error(message);
+    if let Some(hint) = hint {
+        screen::note(&format!("  hint: {hint}"));
     }
 }

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use engine::{Node, Plan, Sources, Spec, Store};
+use engine::{Artifact, Found, Node, Plan, Sources, Spec, Store, StoreError, Verdict, forecast};
 
 use crate::{args::Global, outcome::Trouble};
 
@@ -67,6 +67,35 @@ pub fn node<'a>(plan: &'a Plan, name: &str) -> Result<&'a Node, Trouble> {
         message: format!("{}: no node `{name}`", plan.file.display()),
         hint: engine::hint(name, plan.nodes().iter().map(|node| node.name.as_str()), "the nodes are"),
     })
+}
+
+/// Does a result belong to the pipeline as it is now?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    UpToDate,
+    OutOfDate,
+}
+
+/// The result of a node, or the last one it had; none where nothing whole is left of it.
+pub fn result(plan: &Plan, node: &Node, store: &Store) -> Result<Option<(Artifact, Standing)>, StoreError> {
+    let forecasts = forecast(plan, store)?;
+    let verdict = forecasts.into_iter().find(|forecast| forecast.node == node.name).map(|forecast| forecast.verdict);
+    if let Some(Verdict::Reuse(reuse)) = verdict {
+        return Ok(Some((reuse.artifact, Standing::UpToDate)));
+    }
+    let last = store.last(&plan.name, &node.name);
+    Ok(match last.map(|last| store.find(last.fingerprint)).transpose()? {
+        Some(Found::Whole(artifact)) => Some((artifact, Standing::OutOfDate)),
+        Some(Found::Absent | Found::Damaged(_)) | None => None,
+    })
+}
+
+/// There is nothing to show of a node.
+pub fn no_result(file: &Path, node: &str) -> Trouble {
+    Trouble::Failed {
+        message: format!("`{node}` has no result yet"),
+        hint: Some(format!("mashbill run {} --until {node}", file.display())),
+    }
 }
 
 /// Where relative paths start: `--root`, else the nearest marked folder above `file`, else the current one.

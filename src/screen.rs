@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Arguments,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     sync::Mutex,
 };
 
@@ -42,6 +42,19 @@ pub fn result(line: Arguments<'_>) {
     step_over(|| {
         let _ = writeln!(anstream::stdout().lock(), "{line}");
     });
+}
+
+/// A stretch of an answer that comes bit by bit, on stdout, at once. A terminal is not told to do anything by it.
+pub fn part(text: &str) {
+    let mut out = io::stdout().lock();
+    let shown: String = if out.is_terminal() {
+        text.chars()
+            .map(|letter| if letter.is_control() && !"\n\t".contains(letter) { '\u{fffd}' } else { letter })
+            .collect()
+    } else {
+        text.to_owned()
+    };
+    let _ = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
 }
 
 /// A line for whoever watches, on stderr.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use engine::{
-    Artifact, Found, Manifest, Store, Verdict, forecast,
+    Artifact, Manifest, Store,
     runs::{RunRecord, Runs},
 };
 use serde_json::Value;
@@ -17,9 +17,9 @@ use crate::{
     age::ago,
     args::Global,
     outcome::{Code, Trouble},
-    pipeline,
+    pipeline::{self, Standing},
     run::figures,
-    screen::{self, BOLD, RESET, brief, say, size, table},
+    screen::{BOLD, RESET, brief, say, size, table},
 };
 
 /// Lines shown of each file, and letters of each line.
@@ -30,22 +30,12 @@ pub fn show(file: &Path, node: &str, global: &Global) -> Result<Code, Trouble> {
     let plan = pipeline::plan(file, global)?;
     let node = pipeline::node(&plan, node)?;
     let store = pipeline::store(&plan.root, global)?;
-    let forecasts = forecast(&plan, &store)?;
-    let verdict = forecasts.into_iter().find(|forecast| forecast.node == node.name).map(|forecast| forecast.verdict);
-    let (artifact, state) = if let Some(Verdict::Reuse(reuse)) = verdict {
-        (Some(reuse.artifact), "up to date")
-    } else {
-        let last = store.last(&plan.name, &node.name);
-        let artifact = match last.map(|last| store.find(last.fingerprint)).transpose()? {
-            Some(Found::Whole(artifact)) => Some(artifact),
-            Some(Found::Absent | Found::Damaged(_)) | None => None,
-        };
-        (artifact, "out of date; `mashbill explain` says why")
+    let Some((artifact, standing)) = pipeline::result(&plan, node, &store)? else {
+        return Err(pipeline::no_result(file, &node.name));
     };
-    let Some(artifact) = artifact else {
-        screen::error(&format!("`{}` has no result yet", node.name));
-        screen::note(&format!("  hint: mashbill run {} --until {}", file.display(), node.name));
-        return Ok(Code::Failed);
+    let state = match standing {
+        Standing::UpToDate => "up to date",
+        Standing::OutOfDate => "out of date; `mashbill explain` says why",
     };
     say!("{BOLD}{}{RESET} ({}, {}): {state}", node.name, node.stage, node.place);
     tell(&artifact, &provenance(&artifact, &store))?;

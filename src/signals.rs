@@ -37,8 +37,14 @@ fn code_of(signal: i32) -> Option<Code> {
     }
 }
 
-/// Listens from now on.
+/// Listens from now on, for a run.
 pub fn listen(cancel: Cancel) -> std::io::Result<Stop> {
+    let said = "stopping as soon as the running stages have saved what they have; once more ends at once";
+    listen_and_say(cancel, said)
+}
+
+/// Listens from now on. The first signal cancels, and this is said of it.
+pub fn listen_and_say(cancel: Cancel, said: &'static str) -> std::io::Result<Stop> {
     let stop = Stop::default();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])?;
     let heard = stop.clone();
@@ -50,7 +56,7 @@ pub fn listen(cancel: Cancel) -> std::io::Result<Stop> {
             }
             heard.0.store(signal, Ordering::SeqCst);
             cancel.cancel();
-            screen::note("stopping as soon as the running stages have saved what they have; once more ends at once");
+            screen::note(said);
         }
     });
     Ok(stop)

@@ -1,5 +1,7 @@
 //! What a user sees: files in, words out, by the real binary in a folder of its own.
 
+mod chat;
+mod client;
 mod families;
 mod file;
 mod interrupt;
@@ -13,4 +15,5 @@ mod records;
 mod resume;
 mod reuse;
 mod schema;
+mod serve;
 mod stories;

@@ -1,0 +1,141 @@
+//! `mashbill serve`: a model behind OpenAI's API.
+//! Knows nothing of tokens.
+
+mod doors;
+mod fault;
+mod fields;
+mod guard;
+mod queue;
+mod told;
+mod wanted;
+
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+
+use ::stages::{
+    answer::{self, Scribe},
+    text::complete::Policy,
+};
+use axum::serve::ListenerExt as _;
+use engine::Cancel;
+use tokio::{net::TcpListener, runtime::Runtime, time};
+
+use self::{
+    doors::Server,
+    guard::Guard,
+    queue::{Queue, Size},
+    wanted::House,
+};
+use crate::{
+    args::{Asked, Draw, Global},
+    model,
+    outcome::{Code, Trouble},
+    screen::{self, say},
+    signals,
+};
+
+/// How it is served. Not to be printed: it holds the key.
+pub struct Form {
+    pub draw: Draw,
+    pub address: SocketAddr,
+    pub name: Option<String>,
+    pub slots: usize,
+    pub queue: usize,
+    pub api_key: Option<String>,
+    pub quiet: bool,
+}
+
+/// How long running answers have to finish after the server was asked to stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it was.
+const GLANCE: Duration = Duration::from_millis(50);
+
+pub fn serve(asked: &Asked, form: Form, global: &Global) -> Result<Code, Trouble> {
+    let Form { draw, address, name, slots, queue, api_key, quiet } = form;
+    if api_key.as_deref().is_some_and(|key| key.trim().is_empty()) {
+        return Err(Trouble::usage("the API key is empty: it would let everybody in"));
+    }
+    let model = model::find(asked, global)?;
+    let Policy { decoder, tokenizer } = model.open()?;
+    let scribe = Scribe::new(&tokenizer, &decoder.config).map_err(model::trouble)?;
+    let sampling = draw.over(answer::habits(&model.folder).map_err(model::trouble)?);
+    let house = House { scribe: scribe.clone(), model: name.unwrap_or(model.name), sampling };
+
+    let cancel = Cancel::default();
+    let stop = signals::listen_and_say(
+        cancel.clone(),
+        "stopping when the running answers are finished; once more ends at once",
+    );
+    let stop = stop.map_err(|error| Trouble::usage(format!("cannot listen for signals: {error}")))?;
+    let started = Queue::start(decoder, scribe, Size { slots, queue });
+    let (queue, decoding) = started.map_err(|error| failed(format!("cannot start a thread: {error}")))?;
+    let guard = Guard::new(api_key, address);
+    let started = told::now();
+    let server = Arc::new(Server { house, guard, queue, started, is_quiet: quiet, closing: cancel.clone() });
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| failed(format!("cannot start the server: {error}")))?;
+    listen(&runtime, server, address, &cancel, &decoding)?;
+    // Connections that are still open are closed.
+    runtime.shutdown_background();
+    if decoding.is_finished() {
+        let why = match decoding.join() {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some("the decoding thread panicked".into()),
+        };
+        if let Some(why) = why {
+            return Err(failed(format!("the model failed: {why}")));
+        }
+    }
+    Ok(stop.code().unwrap_or(Code::Done))
+}
+
+/// Serves until it is asked to stop or the model fails.
+fn listen(
+    runtime: &Runtime,
+    server: Arc<Server>,
+    address: SocketAddr,
+    cancel: &Cancel,
+    decoding: &JoinHandle<anyhow::Result<()>>,
+) -> Result<(), Trouble> {
+    let (model, is_keyed) = (server.house.model.clone(), server.guard.asks_for_key());
+    runtime.block_on(async {
+        let unbound = |error| Trouble::usage(format!("cannot listen on {address}: {error}"));
+        let listener = TcpListener::bind(address).await.map_err(unbound)?;
+        let address = listener.local_addr().map_err(unbound)?;
+        say!("http://{address}/v1");
+        let openness = match (address.ip().is_loopback(), is_keyed) {
+            (true, _) => "",
+            (false, true) => "; it can be reached from outside",
+            (false, false) => "; it can be reached from outside, and asks for no key (`--api-key`)",
+        };
+        screen::note(&format!("serving `{model}`{openness}; Ctrl-C stops"));
+
+        // A token is a few bytes, and is wanted at once.
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let is_over = move |cancel: Cancel| async move {
+            while !cancel.is_cancelled() {
+                time::sleep(GLANCE).await;
+            }
+        };
+        let served = axum::serve(listener, doors::router(server)).with_graceful_shutdown(is_over(cancel.clone()));
+        let cut_off = async {
+            while !decoding.is_finished() && !cancel.is_cancelled() {
+                time::sleep(GLANCE).await;
+            }
+            if !decoding.is_finished() {
+                time::sleep(GRACE).await;
+                screen::note("some answers were not finished in time");
+            }
+        };
+        tokio::select! {
+            _ = served => {}
+            () = cut_off => {}
+        }
+        Ok(())
+    })
+}
+
+fn failed(message: String) -> Trouble {
+    Trouble::Failed { message, hint: None }
+}
