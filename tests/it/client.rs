@@ -103,7 +103,7 @@ impl Served {
             headers.iter().chain((!is_called).then_some(&host)).map(|(name, value)| format!("{name}: {value}\r\n"));
         let lines: Vec<String> = lines.collect();
         let first = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
-        let text = first + &lines.concat();
+        let text = first + lines.concat().as_str();
         // A server that refuses a large body may close before it has read it.
         let _ = stream.write_all(format!("{text}\r\n{body}").as_bytes());
         stream
