@@ -4,10 +4,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    path::PathBuf,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use engine::{Context, Input, NoSettings, Problem, Source, Stage};
+use anyhow::{Context as _, Result, bail, ensure};
+use engine::{Context, Input, NoSettings, Problem, Stage};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -17,17 +18,23 @@ use serde_json::Value;
 
 use crate::{
     data::{
+        conversation,
         files::{self, Format, Placed, excerpt},
         rows::{self, Row},
     },
+    hub::{self, Kind, Place, Reference, Repository},
     text::encode,
 };
 
-/// Reads rows from JSONL, JSON or text files, plain or compressed.
+/// Reads rows from JSONL, JSON, CSV, Parquet or text files, plain or compressed, of this machine or of the Hugging
+/// Face Hub.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
-    /// A file, or a list of files read one after another.
+    /// A file, or a list of files read one after another. `hf:datasets/org/name:train` is a split on the Hugging Face
+    /// Hub, with `@revision` behind the name where it is not `main`; `:folder/train` and `:data/rows.parquet` are
+    /// parts too, and none is needed where there is one only. A branch or a tag is looked up when the node is made,
+    /// and the commit recorded; the result then stays. A commit of 40 digits as the revision names one state for good.
     pub path: Paths,
     /// How the files hold their rows.
     #[serde(default)]
@@ -38,6 +45,15 @@ pub struct Load {
     /// Fields to rename, the new name first: `{ prompt: question }`.
     #[serde(default)]
     pub fields: BTreeMap<String, String>,
+    /// Texts that are read as something else, by field: `{ answer: number, tags: json }`. What is not a text stays; an
+    /// empty text becomes null. Names are those after renaming.
+    #[serde(default)]
+    pub types: BTreeMap<String, Type>,
+    /// The field that holds a conversation as `ShareGPT` has it, often `conversations`: a list of `{ from, value }`.
+    /// It becomes `messages` of `{ role, content }`; a text `system` beside it becomes the first of them. Rows
+    /// that have `messages` already stay as they are. How many were converted is recorded.
+    #[serde(default)]
+    pub sharegpt: Option<String>,
     /// Rows to keep: each field has the value, or one of the list. Names are those after renaming.
     #[serde(default, rename = "where")]
     pub keep: BTreeMap<String, Value>,
@@ -50,7 +66,21 @@ pub struct Load {
 /// One file or several.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
-pub struct Paths(pub Vec<Source>);
+pub struct Paths(pub Vec<Place>);
+
+/// What a text is read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Type {
+    /// Digits, with a sign or not.
+    Integer,
+    /// A decimal number.
+    Number,
+    /// `true` or `false`, in any case.
+    Boolean,
+    /// Whatever the JSON says.
+    Json,
+}
 
 impl Stage for Load {
     const NAME: &'static str = "load";
@@ -61,22 +91,30 @@ impl Stage for Load {
 
     fn check(&self) -> Vec<Problem> {
         if self.path.0.is_empty() {
-            vec![Problem { parameter: "path".into(), message: "no file to load".into(), hint: None }]
-        } else {
-            Vec::new()
+            return vec![Problem { parameter: "path".into(), message: "no file to load".into(), hint: None }];
         }
+        let parameter = |index| if self.path.0.len() == 1 { "path".to_owned() } else { format!("path.{index}") };
+        let places = self.path.0.iter().enumerate();
+        places.filter_map(|(index, place)| place.check(&parameter(index), Kind::Dataset)).collect()
     }
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
         let mut kept: Vec<Row> = Vec::new();
         let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        let mut read = 0_usize;
-        for source in &self.path.0 {
-            for Placed { place, row } in files::read(&source.0, &ctx.source(source), self.format, self.list.as_deref())?
-            {
+        let (mut read, mut converted) = (0_usize, 0_usize);
+        let mut found = Vec::new();
+        for (index, place) in self.path.0.iter().enumerate() {
+            found.extend(located(index, place, ctx)?);
+        }
+        for (named, opened) in &found {
+            for Placed { place, row } in files::read(named, opened, self.format, self.list.as_deref())? {
                 read += 1;
                 let shown = |row: &Row| format!("{place}: in {}", excerpt(&Value::Object(row.clone())));
-                let row = self.renamed(row.clone()).with_context(|| shown(&row))?;
+                let mut row = self.renamed(row.clone()).with_context(|| shown(&row))?;
+                self.read_texts(&mut row).with_context(|| shown(&row))?;
+                if let Some(field) = &self.sharegpt {
+                    converted += usize::from(conversation::convert(&mut row, field).with_context(|| shown(&row))?);
+                }
                 encode::check(&row).with_context(|| shown(&row))?;
                 for field in self.keep.keys() {
                     let values = seen.entry(field).or_default();
@@ -91,10 +129,27 @@ impl Stage for Load {
         }
         ensure!(read > 0, "no rows in {}", self.path);
         ensure!(!kept.is_empty(), "`where` keeps none of the {read} rows of {}{}", self.path, described(&seen));
-        ctx.record(0, &[("read", read as f64), ("kept", kept.len() as f64)])?;
+        let counts = [("read", read as f64), ("kept", kept.len() as f64), ("converted", converted as f64)];
+        // Told only where it was asked for.
+        ctx.record(0, &counts[..2 + usize::from(self.sharegpt.is_some())])?;
         rows::write(ctx.output(), kept)?;
         Ok(())
     }
+}
+
+/// The files of a place: what messages call each, and where it lies. Those of the Hub are fetched.
+fn located(index: usize, place: &Place, ctx: &Context) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let text = match place {
+        Place::Here(source) => return Ok(vec![(source.0.clone(), ctx.source(source))]),
+        Place::Hub(text) => text,
+    };
+    let reference = Reference::parse(text, Kind::Dataset)?;
+    let repository = Repository::open(&reference, &hub::Settings::from_env())?;
+    let names: Vec<String> = repository.names().map(str::to_owned).collect();
+    let names = hub::part(&names, reference.part.as_deref()).with_context(|| repository.to_string())?;
+    let opened = repository.fetch(&names, ctx)?;
+    repository.record(index as u64, ctx)?;
+    Ok(names.iter().map(|name| PathBuf::from(format!("{text}: {name}"))).zip(opened).collect())
 }
 
 /// So many values of a field are listed in a message.
@@ -117,6 +172,16 @@ impl Load {
         Ok(renamed)
     }
 
+    /// Reads the texts that `types` names.
+    fn read_texts(&self, row: &mut Row) -> Result<()> {
+        for (field, kind) in &self.types {
+            let Some(value) = row.get_mut(field) else { bail!("no field `{field}` to read as {kind}") };
+            let Value::String(text) = value else { continue };
+            *value = kind.read(text).with_context(|| format!("`{field}` is no {kind}"))?;
+        }
+        Ok(())
+    }
+
     fn keeps(&self, row: &Row) -> bool {
         self.keep.iter().all(|(field, wanted)| {
             let Some(value) = row.get(field) else { return false };
@@ -124,6 +189,35 @@ impl Load {
                 Value::Array(any) => any.iter().any(|one| same(one, value)),
                 one => same(one, value),
             }
+        })
+    }
+}
+
+impl Type {
+    fn read(self, text: &str) -> Result<Value> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        Ok(match self {
+            Self::Integer => text.parse::<i64>()?.into(),
+            Self::Number => {
+                let number: f64 = text.parse()?;
+                serde_json::Number::from_f64(number).with_context(|| format!("{number} has no place in JSON"))?.into()
+            }
+            Self::Boolean => text.to_lowercase().parse::<bool>()?.into(),
+            Self::Json => serde_json::from_str(text)?,
+        })
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+            Self::Json => "json",
         })
     }
 }
@@ -146,7 +240,7 @@ fn described(seen: &BTreeMap<&str, BTreeSet<String>>) -> String {
 
 impl fmt::Display for Paths {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let names: Vec<String> = self.0.iter().map(|source| source.0.display().to_string()).collect();
+        let names: Vec<String> = self.0.iter().map(ToString::to_string).collect();
         formatter.write_str(&names.join(", "))
     }
 }
@@ -163,7 +257,7 @@ impl<'de> Deserialize<'de> for Paths {
             }
 
             fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<Paths, E> {
-                Ok(Paths(vec![Source(path.into())]))
+                Ok(Paths(vec![Place::from(path.to_owned())]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, paths: A) -> Result<Paths, A::Error> {
@@ -185,7 +279,7 @@ impl JsonSchema for Paths {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let one = generator.subschema_for::<Source>();
+        let one = generator.subschema_for::<Place>();
         json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
     }
 }
@@ -197,7 +291,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bench::{Bench, column, shared};
+    use crate::bench::{Bench, column, fixture, json_of, shared};
 
     const ROWS: &str = "{\"q\":\"1+1\",\"n\":2,\"t\":\"sum\"}\n{\"q\":\"gcd 4 6\",\"n\":2.0,\"t\":\"gcd\"}\n{\"q\":\"3+4\",\"n\":7,\"t\":\"sum\"}\n";
 
@@ -233,12 +327,16 @@ mod tests {
     }
 
     #[test]
-    fn a_text_file_is_one_row() {
+    fn a_text_file_is_one_row_or_one_a_line() {
         let bench = Bench::new();
         bench.file("a.txt", "To be,\nor not\n");
         assert_eq!(
             json!(bench.made::<Load>(json!({ "path": "a.txt" }), &[]).unwrap()),
             json!([{ "text": "To be,\nor not\n" }])
+        );
+        assert_eq!(
+            json!(bench.made::<Load>(json!({ "path": "a.txt", "format": "lines" }), &[]).unwrap()),
+            json!([{ "text": "To be," }, { "text": "or not" }])
         );
     }
 
@@ -289,7 +387,7 @@ mod tests {
         bench.file("rows.data", ROWS);
         assert_eq!(
             bench.complaint::<Load>(json!({ "path": "rows.data" }), &[]),
-            "rows.data: nothing is known of the extension `data`\n  hint: say what it is with `format: jsonl`, `json` or `text`"
+            "rows.data: nothing is known of the extension `data`\n  hint: say what it is with `format: jsonl`, `json`, `csv`, `tsv`, `parquet`, `text` or `lines`"
         );
         assert_eq!(bench.made::<Load>(json!({ "path": "rows.data", "format": "jsonl" }), &[]).unwrap().len(), 3);
     }
@@ -308,6 +406,81 @@ mod tests {
         );
         let rows = bench.made::<Load>(json!({ "path": "a.json", "list": "hard" }), &[]).unwrap();
         assert_eq!(json!(rows), json!([{ "n": 2 }, { "n": 3 }]));
+    }
+
+    #[test]
+    fn tables_hold_what_python_wrote_into_them() {
+        // tests/reference/make_tables.py wrote each with pandas or pyarrow, and its rows as JSON.
+        let bench = Bench::new();
+        for name in ["quoted.csv", "tabs.tsv", "flat.parquet", "nested.parquet", "many.parquet"] {
+            let path = fixture("tables").join(name);
+            let expected: Value = json_of(&fixture("tables").join(format!("{name}.json")));
+            assert_eq!(json!(bench.made::<Load>(json!({ "path": path }), &[]).unwrap()), expected, "{name}");
+        }
+        let rows = bench.made::<Load>(json!({ "path": fixture("tables/nested.parquet") }), &[]).unwrap();
+        let names: Vec<&String> = rows[0].keys().collect();
+        assert_eq!(names[..2], ["messages", "tags"], "columns keep their order");
+    }
+
+    #[test]
+    fn texts_are_read_as_what_the_pipeline_says() {
+        let bench = Bench::new();
+        bench.file("a.csv", "n,x,ok,tags,zip\n7,1.5,True,\"[1, \"\"a\"\"]\",007\n,,,,\n");
+        let types = json!({ "n": "integer", "x": "number", "ok": "boolean", "tags": "json" });
+        let rows = bench.made::<Load>(json!({ "path": "a.csv", "types": types }), &[]).unwrap();
+        assert_eq!(
+            json!(rows),
+            json!([{ "n": 7, "x": 1.5, "ok": true, "tags": [1, "a"], "zip": "007" },
+                   { "n": null, "x": null, "ok": null, "tags": null, "zip": "" }])
+        );
+        bench.file("b.csv", "n\n7\nseven\n");
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "b.csv", "types": { "n": "integer" } }), &[]),
+            "b.csv:3: in {\"n\":\"seven\"}: `n` is no integer: invalid digit found in string"
+        );
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "b.csv", "types": { "m": "integer" } }), &[]),
+            "b.csv:2: in {\"n\":\"7\"}: no field `m` to read as integer"
+        );
+    }
+
+    #[test]
+    fn a_table_that_is_not_one_is_shown_at_its_line() {
+        let bench = Bench::new();
+        bench.file("a.csv", "prompt,answer\n\"1+1,\nor so\",2\n2+2,4,5\n");
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "a.csv" }), &[]),
+            "a.csv:4:1: 3 fields, where the header names 2\n   |\n 4 | 2+2,4,5\n   | ^"
+        );
+        bench.file("b.csv", "a,b,a\n1,2,3\n");
+        assert_eq!(bench.complaint::<Load>(json!({ "path": "b.csv" }), &[]), "b.csv:1: two columns are named `a`");
+        let whole = std::fs::read(fixture("tables/flat.parquet")).unwrap();
+        bench.file("c.parquet", &whole[..whole.len() - 9]);
+        let message = bench.complaint::<Load>(json!({ "path": "c.parquet" }), &[]);
+        assert!(message.starts_with("c.parquet: Parquet error: "), "{message}");
+    }
+
+    #[test]
+    fn sharegpt_becomes_messages_where_it_is_asked_for() {
+        let bench = Bench::new();
+        bench.file(
+            "a.json",
+            r#"[{"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]},
+                {"messages": [{"role": "user", "content": "hi"}]}]"#,
+        );
+        let rows = bench.made::<Load>(json!({ "path": "a.json", "sharegpt": "conversations" }), &[]).unwrap();
+        assert_eq!(
+            json!(rows),
+            json!([{ "messages": [{ "role": "user", "content": "1+1?" }, { "role": "assistant", "content": "2" }] },
+                   { "messages": [{ "role": "user", "content": "hi" }] }])
+        );
+        let told = std::fs::read_to_string(bench.path("records/metrics.jsonl")).unwrap();
+        assert_eq!(told, "{\"step\":0,\"read\":2.0,\"kept\":2.0,\"converted\":1.0}\n");
+        let rows = bench.made::<Load>(json!({ "path": "a.json" }), &[]).unwrap();
+        assert!(rows[0].contains_key("conversations"), "nothing is guessed");
+        bench.file("b.json", r#"[{"conversations": [{"from": "narrator", "value": ""}]}]"#);
+        let message = bench.complaint::<Load>(json!({ "path": "b.json", "sharegpt": "conversations" }), &[]);
+        assert!(message.starts_with("b.json: item 1: in {\"conversations\":[{\"from\":\"narrator\""), "{message}");
     }
 
     #[test]

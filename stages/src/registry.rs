@@ -4,9 +4,10 @@
 use engine::{Command, Registry};
 
 use crate::{
-    distill::Distill, evaluate::Evaluate, export::Export, filter::Filter, generate::Generate, grpo::Grpo,
+    distill::Distill, evaluate::Evaluate, export::Export, filter::Filter, generate::Generate, gguf::Gguf, grpo::Grpo,
     import::Import, init::Init, load::Load, logprobs::Logprobs, map::Map, merge::Merge, merge_adapter::MergeAdapter,
-    pretrain::Pretrain, reject::Reject, sample::Sample, script, sft::Sft, split::Split, tokenizer::Tokenizer,
+    merge_models::MergeModels, pretrain::Pretrain, reject::Reject, sample::Sample, script, sft::Sft, split::Split,
+    tokenizer::Tokenizer,
 };
 
 /// Every stage of this crate, and the engine's own that runs any program.
@@ -19,6 +20,7 @@ pub fn registry() -> Registry {
         .with::<Export>()
         .with::<Filter>()
         .with::<Generate>()
+        .with::<Gguf>()
         .with::<Grpo>()
         .with::<Import>()
         .with::<Init>()
@@ -27,6 +29,7 @@ pub fn registry() -> Registry {
         .with::<Map>()
         .with::<Merge>()
         .with::<MergeAdapter>()
+        .with::<MergeModels>()
         .with::<Pretrain>()
         .with::<Reject>()
         .with::<Sample>()

@@ -44,7 +44,10 @@ fn collect(root: &Value, schema: &Value, tree: &Tree, path: &str, found: &mut Ve
         check.value(one, tree, path, subject.owner);
         check.mistakes.is_empty()
     };
-    for one in options.iter().copied().filter(|one| options.len() == 1 || fits(one)) {
+    // Any text could be a path; one that begins as another alternative says is none.
+    let is_claimed = options.iter().any(|one| claims(one, tree));
+    let meant = |one: &Value| (options.len() == 1 || fits(one)) && !(is_claimed && is_source(one));
+    for one in options.iter().copied().filter(|one| meant(one)) {
         match &tree.shape {
             Shape::Text(text) if is_source(one) => {
                 let source = (path.to_owned(), text.clone());
@@ -66,6 +69,15 @@ fn collect(root: &Value, schema: &Value, tree: &Tree, path: &str, found: &mut Ve
             }
             Shape::Text(_) | Shape::Null | Shape::Bool(_) | Shape::Number(_) | Shape::Mistaken => (),
         }
+    }
+}
+
+/// Does the alternative name a beginning that the text has? Of patterns, `^` with plain letters is understood.
+fn claims(schema: &Value, tree: &Tree) -> bool {
+    let beginning = schema["pattern"].as_str().and_then(|pattern| pattern.strip_prefix('^'));
+    match (&tree.shape, beginning) {
+        (Shape::Text(text), Some(beginning)) => text.starts_with(beginning),
+        _ => false,
     }
 }
 
@@ -370,5 +382,28 @@ fn below(path: &str, name: &str) -> String {
     match path {
         "" => name.to_owned(),
         path => format!("{path}.{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_text_that_begins_as_an_alternative_says_is_no_source() {
+        let schema = json!({ "type": "object", "properties": { "path": { "anyOf": [
+            { "type": "string", "format": "source" },
+            { "type": "string", "pattern": "^far:" },
+            { "type": "array", "items": { "anyOf": [
+                { "type": "string", "format": "source" }, { "type": "string", "pattern": "^far:" }] } },
+        ] } } });
+        let span = Span::new(&std::sync::Arc::new(crate::diagnostic::Text::command_line(String::new())), 0..0);
+        let found = |value: Value| sources(&schema, &Tree::from_value(&json!({ "path": value }), &span));
+        let near = |path: &str| vec![(path.to_owned(), "near".to_owned())];
+        assert_eq!(found(json!("near")), near("path"));
+        assert_eq!(found(json!("far:away")), []);
+        assert_eq!(found(json!(["far:away", "near"])), near("path.1"));
     }
 }

@@ -1,5 +1,8 @@
-//! Rows out of files that people have: JSONL, JSON and plain text, compressed or not.
+//! Rows out of files that people have: JSONL, JSON, CSV, Parquet and plain text, compressed or not.
 //! Knows nothing of what the fields mean.
+
+mod delimited;
+mod parquet;
 
 use std::{
     ffi::OsStr,
@@ -19,15 +22,26 @@ use crate::data::rows::{self, Row, complaint, kind};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// By the file's extension: `.jsonl`, `.json` or `.txt`, with `.gz` or `.zst` behind it or not.
+    /// By the file's extension: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.txt`, all but Parquet with `.gz`
+    /// or `.zst` behind it or not.
     #[default]
     Auto,
     /// One object a line.
     Jsonl,
     /// A list of objects, or one object that holds one list of them.
     Json,
+    /// A line of names, then one row a line, with commas between; a field in `"` may hold commas, line breaks and
+    /// `""` for one `"`. Every value is a text.
+    Csv,
+    /// As `csv`, with tabs between.
+    Tsv,
+    /// Apache Parquet, as pandas, Polars and `datasets` write it: lists and structs become JSON, times and decimals
+    /// text, binary columns Base64, and a number that is not finite null.
+    Parquet,
     /// One row, whose `text` is the file.
     Text,
+    /// A row for each line that is not empty, whose `text` is the line.
+    Lines,
 }
 
 /// A row and where it was found, such as `data/train.jsonl:17`.
@@ -43,12 +57,19 @@ pub struct Placed {
 /// # Errors
 /// Names the place of what cannot be read.
 pub fn read(named: &Path, opened: &Path, format: Format, from: Option<&str>) -> Result<Vec<Placed>> {
+    let format = resolved(named, format)?;
+    if format == Format::Parquet {
+        return parquet::read(named, opened);
+    }
     let bytes = bytes(opened).with_context(|| format!("reading {}", named.display()))?;
     let bytes = rows::without_mark(&bytes);
-    match resolved(named, format)? {
+    match format {
         Format::Json => from_json(named, bytes, from),
+        Format::Csv => delimited::read(named, bytes, b','),
+        Format::Tsv => delimited::read(named, bytes, b'\t'),
         Format::Text => from_text(named, bytes),
-        Format::Jsonl | Format::Auto => {
+        Format::Lines => from_lines(named, bytes),
+        Format::Jsonl | Format::Auto | Format::Parquet => {
             let place = |line: usize| format!("{}:{line}", named.display());
             Ok(rows::parse(named, bytes)?.into_iter().map(|(line, row)| Placed { place: place(line), row }).collect())
         }
@@ -66,6 +87,11 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Does the name say that the file holds rows that [`read`] understands?
+pub(crate) fn is_table(path: &Path) -> bool {
+    resolved(path, Format::Auto).is_ok_and(|format| format != Format::Text)
+}
+
 fn resolved(path: &Path, format: Format) -> Result<Format> {
     if format != Format::Auto {
         return Ok(format);
@@ -74,9 +100,12 @@ fn resolved(path: &Path, format: Format) -> Result<Format> {
     match extension(&bare) {
         "jsonl" | "ndjson" => Ok(Format::Jsonl),
         "json" => Ok(Format::Json),
+        "csv" => Ok(Format::Csv),
+        "tsv" => Ok(Format::Tsv),
+        "parquet" => Ok(Format::Parquet),
         "txt" => Ok(Format::Text),
         other => bail!(
-            "{}: nothing is known of the extension `{other}`\n  hint: say what it is with `format: jsonl`, `json` or `text`",
+            "{}: nothing is known of the extension `{other}`\n  hint: say what it is with `format: jsonl`, `json`, `csv`, `tsv`, `parquet`, `text` or `lines`",
             path.display()
         ),
     }
@@ -132,6 +161,19 @@ fn from_text(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>> {
     })?;
     let row = Map::from_iter([("text".to_owned(), Value::from(text))]);
     Ok(vec![Placed { place: path.display().to_string(), row }])
+}
+
+fn from_lines(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>> {
+    let mut rows = Vec::new();
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let place = format!("{}:{}", path.display(), index + 1);
+        let Ok(text) = std::str::from_utf8(line) else { bail!("{place}: not UTF-8 text") };
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if !text.trim().is_empty() {
+            rows.push(Placed { place, row: Map::from_iter([("text".to_owned(), text.into())]) });
+        }
+    }
+    Ok(rows)
 }
 
 /// A value as JSON, cut after so many characters that it still fits a message.

@@ -3,5 +3,6 @@
 
 pub mod adapter;
 pub mod checkpoint;
+pub mod conversation;
 pub mod files;
 pub mod rows;
