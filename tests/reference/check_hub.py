@@ -46,8 +46,18 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def answer(self, body):
         path = self.path.split("?")[0].lstrip("/")
         if path.startswith("api/"):
-            kind = path.removeprefix("api/").split("/revision/")[0]
+            kind, *_ = path.removeprefix("api/").partition("/tree/" if "/tree/" in path else "/revision/")
+            if kind not in REPOSITORIES:
+                return self.send(404, b"", body, {})
             files = REPOSITORIES[kind]
+            if "/tree/" in path:
+                tree = []
+                for name, content in files.items():
+                    entry = {"type": "file", "path": name, "size": len(content), "oid": digest(name, content)}
+                    if is_large(name):
+                        entry["lfs"] = {"oid": digest(name, content), "size": len(content), "pointerSize": 130}
+                    tree.append(entry)
+                return self.send(200, json.dumps(tree).encode(), body, {"Content-Type": "application/json"})
             siblings = []
             for name, content in files.items():
                 sibling = {"rfilename": name}
