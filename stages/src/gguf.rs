@@ -19,8 +19,8 @@ use serde_json::Value as Json;
 use crate::data::checkpoint::Checkpoint;
 use file::Value;
 
-/// Writes a policy of the Llama, Mistral, Qwen2 or Qwen3 family as a GGUF file, with its
-/// tokenizer and chat template; an adapter is folded into it.
+/// Writes a policy of the Llama, Mistral, Qwen2, Qwen3 or `SmolLM3` family as a GGUF file, with its tokenizer and chat
+/// template; an adapter is folded into it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gguf {

@@ -26,6 +26,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "gguf"
@@ -97,6 +99,16 @@ FAMILIES = {
         QWEN2,
         "qwen2",
         False,
+        False,
+    ),
+    # The fourth layer has no positions.
+    "smollm3": (
+        SmolLM3Config,
+        SmolLM3ForCausalLM,
+        dict(tie_word_embeddings=True, rope_theta=5e6, num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0]),
+        LLAMA3,
+        "llama-bpe",
+        True,
         False,
     ),
 }
@@ -185,7 +197,7 @@ def main():
             for key, value in expected["q8_0"]["metadata"].items()
             if expected["f16"]["metadata"].get(key) != value
         }
-        (folder / "expected.json").write_text(json.dumps(expected, ensure_ascii=False, indent=1) + "\n")
+        (folder / "expected.json").write_text(json.dumps(expected, ensure_ascii=False) + "\n")
 
 
 main()

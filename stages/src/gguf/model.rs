@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use anyhow::{Context as _, Result, bail, ensure};
 use half::f16;
 use rayon::prelude::*;
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use super::{
     block::{BLOCK, Type},
@@ -27,7 +27,19 @@ pub fn architecture(config: &Config) -> Result<&'static str> {
         "llama" | "mistral" => "llama",
         "qwen2" => "qwen2",
         "qwen3" => "qwen3",
-        other => bail!("GGUF files of `{other}` are not supported; supported: `llama`, `mistral`, `qwen2`, `qwen3`"),
+        "smollm3" => {
+            // Not in the file: llama.cpp leaves the position out of every fourth layer.
+            let expected: Vec<u8> = (1..=config.num_hidden_layers).map(|layer| (layer % 4 != 0).into()).collect();
+            let rotated = config.to_hf().get("no_rope_layers").cloned().unwrap_or_default();
+            ensure!(
+                rotated == json!(expected),
+                "llama.cpp has positions in the layers {expected:?}, this model in {rotated}"
+            );
+            "smollm3"
+        }
+        other => bail!(
+            "GGUF files of `{other}` are not supported; supported: `llama`, `mistral`, `qwen2`, `qwen3`, `smollm3`"
+        ),
     })
 }
 
@@ -70,7 +82,7 @@ pub fn metadata(config: &Config) -> Result<Vec<(String, Value)>> {
 /// # Errors
 /// When a weight has no counterpart, or a value is too large for f16.
 pub fn tensors<'a>(config: &Config, weights: &'a Weights, kind: Type) -> Result<Vec<Tensor<'a>>> {
-    let is_permuted = architecture(config)? == "llama";
+    let is_permuted = matches!(architecture(config)?, "llama" | "smollm3");
     let mut tensors = Vec::new();
     if let Some(factors) = rope_factors(config)? {
         let shape = vec![factors.len()];
@@ -159,9 +171,8 @@ impl Scaling {
 
 fn scaling(config: &Config) -> Result<Option<Scaling>> {
     let map = config.to_hf();
-    let Some(Json::Object(keys)) = map.get("rope_scaling").or_else(|| map.get("rope_parameters")) else {
-        return Ok(None);
-    };
+    let block = ["rope_scaling", "rope_parameters"].into_iter().find_map(|key| map.get(key)?.as_object());
+    let Some(keys) = block else { return Ok(None) };
     let kind = match keys.get("rope_type").or_else(|| keys.get("type")).and_then(Json::as_str) {
         None | Some("default") => return Ok(None),
         Some("linear") => "linear",

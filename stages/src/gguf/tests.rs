@@ -132,7 +132,7 @@ fn what_llama_cpp_cannot_read_is_refused() {
     );
     assert_eq!(
         bench.complaint::<Gguf>(json!({}), &[("policy", &fixture("gpt2"))]),
-        "GGUF files of `gpt2` are not supported; supported: `llama`, `mistral`, `qwen2`, `qwen3`"
+        "GGUF files of `gpt2` are not supported; supported: `llama`, `mistral`, `qwen2`, `qwen3`, `smollm3`"
     );
 }
 
