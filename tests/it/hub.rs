@@ -79,7 +79,7 @@ nodes:
     project.write("own.jsonl", "{\"prompt\": \"edited\"}\n");
     let said = offline(&project, "run p.yaml");
     assert_eq!(said.outcomes(), "base reused, rows reused, both made", "{said:#?}");
-    assert!(said.stdout.contains("own.jsonl"), "{said:#?}");
+    assert!(said.stderr.contains("with.path.0: bytes of own.jsonl changed"), "{said:#?}");
     project.edit("p.yaml", "rows:train", "rows:test");
     assert_eq!(offline(&project, "run p.yaml").outcomes(), "base reused, rows made, both reused");
 }
@@ -127,7 +127,7 @@ nodes:
     assert_eq!(said.code, Some(2), "{said:#?}");
     assert!(said.stderr.contains("`hf:datasets/org/tiny` names a dataset where a model is read"), "{said:#?}");
     assert!(
-        said.stderr.contains("p.yaml:4:61")
+        said.stderr.contains("p.yaml:4:63")
             && said.stderr.contains("`hf:org/rows` names a model where a dataset is read"),
         "{said:#?}"
     );
