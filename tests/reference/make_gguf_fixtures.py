@@ -2,8 +2,11 @@
 of them. Run it again only when a fixture has to change; its output is committed.
 
     python tests/reference/make_gguf_fixtures.py LLAMA_CPP
+    python tests/reference/make_gguf_fixtures.py --wide FOLDER
 
-LLAMA_CPP is a checkout of llama.cpp, such as `vendor/llama.cpp` in the source archive of llama-cpp-python 0.3.36.
+LLAMA_CPP is a checkout of llama.cpp, such as `vendor/llama.cpp` in the source archive of llama-cpp-python 0.3.36. With
+`--wide`, the same models four times as wide are written to FOLDER, to be opened by llama.cpp: its products of q8_0 fail
+for rows of 32 numbers, in the files of its own converter too.
 """
 
 import json
@@ -181,7 +184,16 @@ def convert(llama_cpp, folder, kind, cut):
     return {"metadata": metadata, "tensors": tensors}
 
 
+def wide(folder):
+    for name, (config_class, model_class, own, cut, _, ignore_merges, adds_bos) in FAMILIES.items():
+        sizes = dict(hidden_size=128, intermediate_size=256) | ({"head_dim": 32} if "head_dim" in own else {})
+        model(config_class, model_class, own | sizes).save_pretrained(folder / name)
+        tokenizer(cut, ignore_merges, adds_bos).save_pretrained(folder / name)
+
+
 def main():
+    if sys.argv[1] == "--wide":
+        return wide(Path(sys.argv[2]))
     llama_cpp = Path(sys.argv[1]).resolve()
     sys.path.insert(0, str(llama_cpp))
     for name, (config_class, model_class, own, cut, cut_name, ignore_merges, adds_bos) in FAMILIES.items():
