@@ -7,6 +7,9 @@
 //!   "nodes": [ { "node", "stage", "place", "verdict": "reuse" | "run" | "waits" | "left" | "fails",
 //!                "fingerprint":        the result that its facts name; null while an input is not known
 //!                "seconds_last_time":  how long making it took; null where nobody made it
+//!                "memory":             of work whose stage says what it will hold at its peak, else null:
+//!                    { "bytes", "parts": { name: bytes }, "after": [node that must be there before it is exact],
+//!                      "refusal": why it would not start now | null }
 //!                "reasons": [REASON]   of run and waits; of reuse, why it took the place of the one before
 //!                reuse:  "made": UTC, "other_device": null | [made on, asked for]
 //!                run:    "resumes": bool
@@ -21,7 +24,7 @@
 
 use std::{path::Path, time::Duration};
 
-use engine::{Forecast, Plan, Reason, Verdict, forecast_with};
+use engine::{Footprint, Forecast, Plan, Reason, Verdict, forecast_with, free_memory};
 use serde_json::{Value, json};
 
 use crate::{
@@ -51,7 +54,7 @@ pub fn plan(file: &Path, pick: &Pick, form: Form, global: &Global) -> Result<Cod
     if form.json {
         say!("{:#}", to_json(&plan, &forecasts));
     } else {
-        tell(&forecasts);
+        tell(&plan, &forecasts);
     }
     Ok(if forecasts.iter().any(|forecast| matches!(forecast.verdict, Verdict::Fails(_))) {
         Code::Failed
@@ -66,8 +69,8 @@ fn count(forecasts: &[Forecast], word: &str) -> usize {
     forecasts.iter().filter(|forecast| forecast.verdict.word() == word).count()
 }
 
-fn tell(forecasts: &[Forecast]) {
-    table(&forecasts.iter().flat_map(rows).collect::<Vec<_>>());
+fn tell(plan: &Plan, forecasts: &[Forecast]) {
+    table(&forecasts.iter().flat_map(|forecast| rows(plan, forecast)).collect::<Vec<_>>());
     let count = |word: &str| count(forecasts, word);
     let mut counts = vec![
         format!("{} to reuse", count("reuse")),
@@ -92,9 +95,9 @@ fn estimate(forecasts: &[Forecast]) -> String {
     format!("; {} the last time{rest}", duration(Duration::from_secs_f64(seconds)))
 }
 
-/// One row for the node, and one more for each further reason.
-fn rows(forecast: &Forecast) -> Vec<Vec<String>> {
-    let (colour, lines) = match &forecast.verdict {
+/// One row for the node, and one more for each further reason and for what it will hold.
+fn rows(plan: &Plan, forecast: &Forecast) -> Vec<Vec<String>> {
+    let (colour, mut lines) = match &forecast.verdict {
         Verdict::Reuse(reuse) => {
             let other = reuse.device.as_ref().map(|(on, asked)| format!(", on {on} and not {asked}"));
             (
@@ -120,6 +123,7 @@ fn rows(forecast: &Forecast) -> Vec<Vec<String>> {
         Verdict::Left { why } => (DIM, vec![why.clone()]),
         Verdict::Fails(error) => (RED, vec![format!("{error:#}")]),
     };
+    lines.extend(forecast.footprint.as_ref().map(|footprint| memory(footprint, refusal(plan, forecast))));
     let word = format!("{colour}{}{RESET}", forecast.verdict.word());
     let mut heads = [word, format!("{BOLD}{}{RESET}", forecast.node), forecast.stage.to_owned()];
     let row = |line: String| {
@@ -128,6 +132,22 @@ fn rows(forecast: &Forecast) -> Vec<Vec<String>> {
         row
     };
     lines.into_iter().map(row).collect()
+}
+
+fn memory(footprint: &Footprint, refusal: Option<String>) -> String {
+    let after = footprint.after.join(", ");
+    match refusal {
+        Some(refusal) => format!("{RED}{refusal}{RESET}"),
+        None if footprint.parts.is_empty() => format!("{DIM}what it needs of memory is known after {after}{RESET}"),
+        None if after.is_empty() => format!("{DIM}needs {footprint}{RESET}"),
+        None => format!("{DIM}needs at most {footprint}; exact after {after}{RESET}"),
+    }
+}
+
+/// Why the node would not start now, for want of memory.
+fn refusal(plan: &Plan, forecast: &Forecast) -> Option<String> {
+    let settings = &plan.node(&forecast.node)?.settings;
+    forecast.footprint.as_ref()?.refusal(settings, free_memory()?)
 }
 
 fn sentences(reasons: &[Reason]) -> Vec<String> {
@@ -153,6 +173,12 @@ fn node_to_json(plan: &Plan, forecast: &Forecast) -> Value {
         "verdict": forecast.verdict.word(),
         "fingerprint": forecast.fingerprint,
         "seconds_last_time": forecast.seconds_last_time,
+        "memory": forecast.footprint.as_ref().map(|footprint| json!({
+            "bytes": footprint.bytes(),
+            "parts": footprint.parts.iter().map(|(name, bytes)| ((*name).to_owned(), (*bytes).into())).collect::<serde_json::Map<_, _>>(),
+            "after": footprint.after,
+            "refusal": refusal(plan, forecast),
+        })),
     });
     match &forecast.verdict {
         Verdict::Reuse(reuse) => {

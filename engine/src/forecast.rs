@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     facts::{Facts, Fingerprint, Legend},
+    footprint::{Footprint, Prospect, Prospects},
     plan::{Node, Plan},
     reason::{Comparison, Gathered, Known, Reason, gather},
     run::Options,
@@ -24,6 +25,8 @@ pub struct Forecast {
     pub seconds_last_time: Option<f64>,
     /// The result that its facts name, where they are known.
     pub fingerprint: Option<Fingerprint>,
+    /// What its work will hold in memory, where there is work and its stage says so.
+    pub footprint: Option<Footprint>,
 }
 
 /// Three words, because a node behind another that runs can't be known: the other may give the same content.
@@ -97,7 +100,7 @@ pub fn forecast(plan: &Plan, store: &Store) -> Result<Vec<Forecast>, StoreError>
 /// # Errors
 /// When the store does not answer.
 pub fn forecast_with(plan: &Plan, store: &Store, options: &Options) -> Result<Vec<Forecast>, StoreError> {
-    let mut judge = Judge { plan, store, options, known: Known::new(), causes: BTreeMap::new() };
+    let mut judge = Judge::new(plan, store, options);
     plan.nodes().iter().map(|node| judge.node(node)).collect()
 }
 
@@ -108,17 +111,43 @@ struct Judge<'a> {
     known: Known,
     /// Of every node that runs or waits, the nodes that began it.
     causes: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// What nodes whose results are not there say of them.
+    outlines: BTreeMap<&'a str, Value>,
 }
 
 impl<'a> Judge<'a> {
+    fn new(plan: &'a Plan, store: &'a Store, options: &'a Options) -> Self {
+        Self { plan, store, options, known: Known::new(), causes: BTreeMap::new(), outlines: BTreeMap::new() }
+    }
+
     fn node(&mut self, node: &'a Node) -> Result<Forecast, StoreError> {
         let (verdict, fingerprint) = self.judge(node)?;
+        let mut footprint = None;
+        if matches!(verdict, Verdict::Run { .. } | Verdict::Waits { .. }) {
+            let prospects = self.prospects(node);
+            footprint = node.work.footprint(&prospects);
+            if let Some(outline) = node.work.outline(&prospects) {
+                self.outlines.insert(&node.name, outline);
+            }
+        }
         let seconds_last_time = match &verdict {
             Verdict::Reuse(reuse) => Some(reuse.artifact.brief.seconds),
             Verdict::Run { .. } | Verdict::Waits { .. } => self.seconds_last_time(node),
             Verdict::Left { .. } | Verdict::Fails(_) => None,
         };
-        Ok(Forecast { node: node.name.clone(), stage: node.stage, verdict, seconds_last_time, fingerprint })
+        let (name, stage) = (node.name.clone(), node.stage);
+        Ok(Forecast { node: name, stage, verdict, seconds_last_time, fingerprint, footprint })
+    }
+
+    fn prospects(&self, node: &Node) -> Prospects {
+        let prospect = |name: &String| match (self.known.get(name), self.outlines.get(name.as_str())) {
+            (Some((artifact, _)), _) => Prospect::There(artifact.data()),
+            (None, Some(outline)) => Prospect::Outlined(outline.clone()),
+            (None, None) => Prospect::Unknown,
+        };
+        let of = |nodes: &[String]| nodes.iter().map(|name| (name.clone(), prospect(name))).collect();
+        let inputs = node.inputs.iter().map(|input| (input.name.clone(), of(&input.nodes))).collect();
+        Prospects { root: self.plan.root.clone(), inputs }
     }
 
     fn judge(&mut self, node: &'a Node) -> Result<(Verdict, Option<Fingerprint>), StoreError> {
@@ -267,7 +296,7 @@ pub struct FactsNow {
 pub fn facts_now(plan: &Plan, node: &str, store: &Store) -> Result<Option<FactsNow>, StoreError> {
     let needed = plan.with_needs(&BTreeSet::from([node.to_owned()]));
     let options = Options::default();
-    let mut judge = Judge { plan: &needed, store, options: &options, known: Known::new(), causes: BTreeMap::new() };
+    let mut judge = Judge::new(&needed, store, &options);
     for each in needed.nodes() {
         if each.name == node {
             let now = gather(&needed, each, store, &judge.known).ok();

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     context::Context,
+    footprint::{Footprint, Prospects},
     schema::{self, ParameterInfo},
     stage::{Input, OtherInputs, Problem, Stage},
 };
@@ -156,6 +157,16 @@ fn plain(value: &impl Serialize) -> serde_json::Result<Value> {
 /// What a node does when its turn comes.
 pub(crate) trait Work: Send + Sync {
     fn run(&self, ctx: &Context) -> anyhow::Result<()>;
+
+    /// [`Stage::outline`]
+    fn outline(&self, _: &Prospects) -> Option<Value> {
+        None
+    }
+
+    /// [`Stage::footprint`]
+    fn footprint(&self, _: &Prospects) -> Option<Footprint> {
+        None
+    }
 }
 
 struct Job<S: Stage> {
@@ -166,5 +177,13 @@ struct Job<S: Stage> {
 impl<S: Stage> Work for Job<S> {
     fn run(&self, ctx: &Context) -> anyhow::Result<()> {
         self.stage.run(&self.settings, ctx)
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        self.stage.outline(inputs)
+    }
+
+    fn footprint(&self, inputs: &Prospects) -> Option<Footprint> {
+        self.stage.footprint(&self.settings, inputs)
     }
 }

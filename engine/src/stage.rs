@@ -5,8 +5,12 @@ use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
-use crate::context::Context;
+use crate::{
+    context::Context,
+    footprint::{Footprint, Prospects},
+};
 
 /// A kind of work that a node can do. The struct's fields are its `with:` parameters; their doc
 /// comments, defaults and ranges are what `mashbill stages NAME` prints.
@@ -37,6 +41,17 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// Mistakes that a schema can't state, all of them.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
+    }
+
+    /// What is known of the result before it is made, for the footprints of the stages that read it.
+    fn outline(&self, _inputs: &Prospects) -> Option<Value> {
+        None
+    }
+
+    /// What the work will hold in memory at its peak; none where that is not worth a word. Asked by `plan`, and before
+    /// the work begins: a node whose footprint is larger than what is free does not start.
+    fn footprint(&self, _settings: &Self::Settings, _inputs: &Prospects) -> Option<Footprint> {
+        None
     }
 
     /// Does the work: reads its inputs, writes below `ctx.output()`.

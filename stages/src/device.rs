@@ -22,11 +22,15 @@ pub struct Compute {
     /// Seconds between two savings of a training run into its scratch folder.
     #[schemars(range(min = 0.0))]
     pub save_every_s: f64,
+    /// Gigabytes of memory that the node may take. It starts where what `mashbill plan` foresees is no more, whatever is
+    /// free, and other nodes leave it that room; absent: what is free when it starts decides.
+    #[schemars(range(min = 0.0))]
+    pub memory_gb: Option<f64>,
 }
 
 impl Default for Compute {
     fn default() -> Self {
-        Self { device: "cpu".into(), micro_batch_tokens: 4096, slots: 256, save_every_s: 30.0 }
+        Self { device: "cpu".into(), micro_batch_tokens: 4096, slots: 256, save_every_s: 30.0, memory_gb: None }
     }
 }
 

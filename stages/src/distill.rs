@@ -1,13 +1,15 @@
 //! Distillation as DeepSeek-R1 does it: the teacher answers, rules keep, the student learns the answers.
 
 use anyhow::{Context as _, Result};
-use engine::{Arity, Context, Input, Problem, Stage};
+use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     data::{checkpoint::Checkpoint, rows},
     device::Compute,
+    footprint::{self, Learned, Work},
     rejection::Rejection,
     sft::Sft,
     text::complete::Policy,
@@ -42,6 +44,19 @@ impl Stage for Distill {
 
     fn resolve(&mut self) {
         self.learn.resolve();
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        footprint::outline(inputs, "student")
+    }
+
+    /// Teacher and student are never there at once.
+    fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
+        let work = Work { inputs, compute };
+        let answers = Learned::Completions("prompts", self.teach.sampling.max_new_tokens);
+        let phases =
+            [work.sampling(self.teach.questions("teacher")), work.training("student", answers, self.learn.batch)];
+        phases.into_iter().flatten().max_by_key(Footprint::bytes)
     }
 
     fn check(&self) -> Vec<Problem> {

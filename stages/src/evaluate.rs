@@ -4,7 +4,7 @@ mod card;
 mod interval;
 
 use anyhow::{Context as _, Result, ensure};
-use engine::{Arity, Context, Input, InputArtifact, Source, Stage};
+use engine::{Arity, Context, Footprint, Input, InputArtifact, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -15,6 +15,7 @@ use crate::{
     data::{rows, rows::Row},
     decode::Sampling,
     device::Compute,
+    footprint::{Questions, Work},
     rejection::as_sample,
     script::Script,
     text::complete::{Completed, Policy, complete_rows, prompt_text},
@@ -70,6 +71,18 @@ impl Stage for Evaluate {
     ];
     const OUTPUT: &'static str = "report";
     type Settings = Compute;
+
+    fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
+        let max_new_tokens = self.sampling.max_new_tokens;
+        let (samples, most) = (self.samples, usize::MAX);
+        Work { inputs, compute }.sampling(Questions {
+            policy: "policies",
+            prompts: "prompts",
+            samples,
+            most,
+            max_new_tokens,
+        })
+    }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let script = Script::open_with(&ctx.source(&self.score), ctx.root(), &self.params)?;

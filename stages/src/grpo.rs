@@ -12,7 +12,7 @@ mod rollout;
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail, ensure};
-use engine::{Arity, Cancelled, Context, Input, Problem, Source, Stage};
+use engine::{Arity, Cancelled, Context, Footprint, Input, Problem, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -24,6 +24,7 @@ use crate::{
     data::{adapter, checkpoint::Checkpoint, rows, rows::Row},
     decode::Sampling,
     device::Compute,
+    footprint::{self, Questions, Work},
     nn::{decoder::Decoder, lora::Lora, weights},
     random::Stream,
     rejection::as_sample,
@@ -210,6 +211,19 @@ impl Stage for Grpo {
             ("dropout", message.to_owned())
         });
         self.lora.iter().flat_map(Lora::problems).chain(dropout).map(problem).collect()
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        footprint::outline(inputs, "policy")
+    }
+
+    fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
+        let Settings { prompts_per_step, group_size, steps_per_rollout, sampling, .. } = self.in_force();
+        let batch = prompts_per_step * group_size;
+        let most = batch * usize::try_from(steps_per_rollout).ok()?;
+        let max_new_tokens = sampling.max_new_tokens;
+        let questions = Questions { policy: "policy", prompts: "prompts", samples: group_size, most, max_new_tokens };
+        Work { inputs, compute }.reinforcing(questions, batch)
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {

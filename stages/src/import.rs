@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use engine::{Context, Input, NoSettings, Problem, Stage};
+use engine::{Context, Input, NoSettings, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,6 +41,13 @@ impl Stage for Import {
     fn check(&self) -> Vec<Problem> {
         let adapter = self.adapter.iter().filter_map(|place| place.check("adapter", Kind::Model));
         self.path.check("path", Kind::Model).into_iter().chain(adapter).collect()
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        // Of a model on the Hub nothing is known before it was fetched.
+        let Place::Here(source) = &self.path else { return None };
+        let text = std::fs::read_to_string(inputs.source(source).join("config.json")).ok()?;
+        serde_json::from_str(&text).ok()
     }
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {

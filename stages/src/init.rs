@@ -2,9 +2,10 @@
 //! Knows nothing of training.
 
 use anyhow::Result;
-use engine::{Arity, Context, Input, NoSettings, Problem, Stage};
+use engine::{Arity, Context, Input, NoSettings, Problem, Prospect, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     data::checkpoint::Checkpoint,
@@ -37,6 +38,12 @@ impl Stage for Init {
         let problem =
             |(parameter, message): (&str, String)| Problem { parameter: parameter.into(), message, hint: None };
         self.0.problems().into_iter().map(problem).collect()
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        let [(_, Prospect::There(folder))] = inputs.of("tokenizer") else { return None };
+        let config = self.0.config(Tokenizer::open(folder).ok()?.vocab_size()).ok()?;
+        Some(Value::Object(config.to_hf()))
     }
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {

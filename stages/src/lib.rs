@@ -13,6 +13,7 @@ pub mod distill;
 pub mod evaluate;
 pub mod export;
 pub mod filter;
+pub mod footprint;
 pub mod generate;
 pub mod gguf;
 pub mod grpo;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Cancelled, Context, Input, Stage};
+use engine::{Arity, Cancelled, Context, Footprint, Input, Prospects, Stage};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     data::{rows, rows::Row},
     device::Compute,
+    footprint::Work,
     kernels,
     nn::decoder::Decoder,
     text::{
@@ -50,6 +51,10 @@ impl Stage for Logprobs {
     ];
     const OUTPUT: &'static str = "rows";
     type Settings = Compute;
+
+    fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
+        Work { inputs, compute }.scoring("policy", "rows", self.loss)
+    }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let Policy { decoder, tokenizer } = Policy::open(&ctx.input("policy")?.path, compute)?;

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Context, Input, Stage};
+use engine::{Arity, Context, Footprint, Input, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     data::{checkpoint::Checkpoint, rows},
     device::Compute,
+    footprint::{self, Learned, Work},
     random::Stream,
     text::encode::{self, Example, LossOn},
     train::{
@@ -87,6 +89,18 @@ impl Stage for Pretrain {
     ];
     const OUTPUT: &'static str = "checkpoint";
     type Settings = Compute;
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        footprint::outline(inputs, "policy")
+    }
+
+    fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
+        let learned = match self.windows {
+            Windows::Documents => Learned::Rows("rows", LossOn::All),
+            Windows::Random => Learned::Blocks(self.block),
+        };
+        Work { inputs, compute }.training("policy", learned, self.batch)
+    }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let policy = &ctx.input("policy")?.path;

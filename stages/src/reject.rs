@@ -1,11 +1,11 @@
 //! Rejection sampling as a node: what a policy says and a script keeps becomes training data.
 
 use anyhow::Result;
-use engine::{Arity, Context, Input, Stage};
+use engine::{Arity, Context, Footprint, Input, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{data::rows, device::Compute, rejection::Rejection, text::complete::Policy};
+use crate::{data::rows, device::Compute, footprint::Work, rejection::Rejection, text::complete::Policy};
 
 /// Samples every prompt several times and keeps what a script accepts (DeepSeek-R1, section 2.3.3).
 ///
@@ -24,6 +24,10 @@ impl Stage for Reject {
     ];
     const OUTPUT: &'static str = "rows";
     type Settings = Compute;
+
+    fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
+        Work { inputs, compute }.sampling(self.0.questions("policy"))
+    }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let policy = Policy::open(&ctx.input("policy")?.path, compute)?;

@@ -1,7 +1,7 @@
 //! Lets a policy answer prompts, and writes down what it said. Judges nothing.
 
 use anyhow::Result;
-use engine::{Arity, Context, Input, Stage};
+use engine::{Arity, Context, Footprint, Input, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -10,6 +10,7 @@ use crate::{
     data::{rows, rows::Row},
     decode::Sampling,
     device::Compute,
+    footprint::{Questions, Work},
     text::complete::{Completed, Policy, complete_rows},
 };
 
@@ -44,6 +45,18 @@ impl Stage for Sample {
     ];
     const OUTPUT: &'static str = "rows";
     type Settings = Compute;
+
+    fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
+        let max_new_tokens = self.sampling.max_new_tokens;
+        let (samples, most) = (self.samples, usize::MAX);
+        Work { inputs, compute }.sampling(Questions {
+            policy: "policy",
+            prompts: "prompts",
+            samples,
+            most,
+            max_new_tokens,
+        })
+    }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let policy = Policy::open(&ctx.input("policy")?.path, compute)?;

@@ -4,13 +4,15 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::Result;
-use engine::{Arity, Context, Input, Problem, Stage};
+use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     data::{checkpoint::Checkpoint, rows, rows::Row},
     device::Compute,
+    footprint::{self, Learned, Work},
     nn::{config::Config, lora::Lora},
     text::encode::{self, Example, LossOn},
     train::{
@@ -108,6 +110,14 @@ impl Stage for Sft {
             hint: None,
         };
         self.lora.iter().flat_map(Lora::problems).map(problem).collect()
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        footprint::outline(inputs, "policy")
+    }
+
+    fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
+        Work { inputs, compute }.training("policy", Learned::Rows("rows", self.loss), self.batch)
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {

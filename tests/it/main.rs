@@ -7,6 +7,7 @@ mod file;
 mod hub;
 mod interrupt;
 mod lora;
+mod memory;
 mod messages;
 mod pipelines;
 mod project;

@@ -18,6 +18,8 @@ use crate::{
     context::{Cancelled, Context, InputArtifact},
     digest::Digest,
     facts::Fingerprint,
+    footprint::{Prospect, Prospects},
+    machine::free_memory,
     manifest::{Origin, Provenance, utc},
     plan::{Node, Plan},
     reason::{Gathered, Reason, sources},
@@ -113,6 +115,9 @@ impl Job<'_> {
         let resumes = store.is_begun(fingerprint);
         (options.watch)(&Event::Started { node, reasons: &self.reasons, resumes });
 
+        if let Some(refusal) = self.refusal(plan) {
+            return Err(Try::Hopeless(anyhow!(refusal)));
+        }
         let (started, begun) = (SystemTime::now(), Instant::now());
         let deadline = node.timeout.map(|timeout| begun + timeout);
         let context = self.context(plan, &draft, options, deadline)?;
@@ -142,6 +147,15 @@ impl Job<'_> {
                 None => error.into(),
             }),
         }
+    }
+
+    /// Why the machine has too little memory for it, if it has.
+    fn refusal(&self, plan: &Plan) -> Option<String> {
+        let there = |(node, artifact): &(String, Artifact)| (node.clone(), Prospect::There(artifact.data()));
+        let inputs = self.node.inputs.iter().zip(&self.inputs);
+        let inputs = inputs.map(|(input, all)| (input.name.clone(), all.iter().map(there).collect())).collect();
+        let footprint = self.node.work.footprint(&Prospects { root: plan.root.clone(), inputs })?;
+        footprint.refusal(&self.node.settings, free_memory()?)
     }
 
     fn context(

@@ -11,7 +11,10 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Cancelled, Context, Outcome, Verdict, diagnostic::Place, forecast, plan::NodeSource, registry::Work, toy};
+use crate::{
+    Cancelled, Context, Footprint, Outcome, Prospect, Prospects, Verdict, diagnostic::Place, forecast,
+    plan::NodeSource, registry::Work, toy,
+};
 
 type Job = fn(&Value, &Context) -> anyhow::Result<()>;
 
@@ -25,6 +28,21 @@ impl Work for Toy {
     fn run(&self, ctx: &Context) -> anyhow::Result<()> {
         self.runs.fetch_add(1, Ordering::SeqCst);
         (self.job)(&self.with, ctx)
+    }
+
+    fn outline(&self, _: &Prospects) -> Option<Value> {
+        self.with.get("text").cloned()
+    }
+
+    /// `with.bytes`, and a byte for each letter of an input that is known only by its outline.
+    fn footprint(&self, inputs: &Prospects) -> Option<Footprint> {
+        let letters = |(_, prospect): &(String, Prospect)| match prospect {
+            Prospect::Outlined(text) => text.as_str().unwrap().len() as u64,
+            Prospect::There(folder) => u64::from(!folder.join("text").exists()),
+            Prospect::Unknown => 0,
+        };
+        let bytes = self.with["bytes"].as_u64()? + inputs.of("texts").iter().map(letters).sum::<u64>();
+        Some(Footprint { parts: vec![("paper", bytes)], after: Vec::new(), advice: "write less".into() })
     }
 }
 
@@ -363,4 +381,43 @@ fn events_tell_start_progress_and_end_of_each_node() {
     let options = Options { watch, ..Options::default() };
     assert_eq!(words(&run(&project.plan(), &project.store(), &options)), "made");
     assert_eq!(*told.lock().unwrap(), ["a starts: it was never made", "a 1/2 half", "a made"]);
+}
+
+#[test]
+fn a_node_larger_than_its_memory_does_not_start_is_not_tried_again_and_says_what_helps() {
+    let mut project = Project::new();
+    let node = project.node("a", "text", json!({"text": "hello", "bytes": 3_000_000_000_u64}), &[], text);
+    (node.settings, node.retries) = (json!({ "memory_gb": 2.5 }), 3);
+    let report = project.run();
+    assert_eq!(
+        message(&report),
+        "it needs 3.0 GB of memory (paper 3.0 GB), and its `memory_gb` is 2.5 GB: write less, or raise `memory_gb`"
+    );
+    assert_eq!(project.runs.load(Ordering::SeqCst), 0);
+    project.nodes[0].settings = json!({ "memory_gb": 3 });
+    assert_eq!(project.outcomes(), "made");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn without_a_word_on_memory_what_is_free_decides() {
+    let mut project = Project::new();
+    project.node("a", "text", json!({"text": "hello", "bytes": 1_u64 << 60}), &[], text);
+    let message = message(&project.run());
+    assert!(message.contains("are free: write less; `memory_gb: 1152921505` below `run:` starts it"), "{message}");
+}
+
+#[test]
+fn a_plan_knows_a_footprint_by_what_inputs_are_or_will_be() {
+    let mut project = Project::new();
+    project.node("a", "text", json!({"text": "hello"}), &[], text);
+    project.node("loud", "shout", json!({ "bytes": 100 }), &["a"], shout);
+    let bytes = |project: &Project| -> Vec<Option<u64>> {
+        let forecasts = forecast(&project.plan(), &project.store()).unwrap();
+        forecasts.iter().map(|forecast| forecast.footprint.as_ref().map(Footprint::bytes)).collect()
+    };
+    assert_eq!(bytes(&project), [None, Some(105)]);
+    project.run();
+    project.nodes[1].with["other"] = 1.into();
+    assert_eq!(bytes(&project), [None, Some(100)]);
 }
