@@ -35,7 +35,7 @@ fn pass(form: &str, rows: usize) -> (f32, f64, [f64; 2]) {
     let before = peak();
     let once = || {
         let started = Instant::now();
-        let hidden = tracked.hidden(&tokens, Attend::Within { sequences: &sequences, keep: None });
+        let hidden = tracked.hidden(&tokens, Attend::Within(&sequences));
         let logprobs = match form {
             "held" => kernels::logprobs(tracked.logits(hidden), &targets, 1.0),
             _ => tracked.logprobs(hidden, &targets, 1.0),

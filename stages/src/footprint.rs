@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     data::rows::Row,
+    decode,
     device::Compute,
     kernels,
     nn::{config::Config, weights},
@@ -177,18 +178,24 @@ fn scoring(model: &Model, pass: Pass) -> Parts {
     ])
 }
 
-/// Sampling: `slots` completions at once, each with its prompt and up to `new` tokens.
-fn sampling(model: &Model, slots: usize, prompt: usize, new: usize) -> Parts {
-    let capacity = (prompt + new).min(model.config.context());
-    let cache = slots * capacity * model.cached();
-    // A layer's keys are copied whenever slots change; the prompts' own lie beside the cache when it begins.
-    let copies = cache / (2 * model.config.num_hidden_layers) + slots * prompt * model.cached() / 2;
+/// Sampling: `slots` completions at once, each of up to `tokens` tokens with its prompt, of which there are `prompts`
+/// tokens in all.
+fn sampling(model: &Model, slots: usize, tokens: usize, prompts: usize) -> Parts {
+    let vocabulary = model.config.vocab_size;
+    // The pages there are when these are taken: half as many more each time, one layer's keys twice while they move.
+    let needed = slots * tokens.div_ceil(kernels::PAGE);
+    let mut pages = 0;
+    while pages < needed {
+        pages += (pages / 2).max(16);
+    }
+    let cache = pages * kernels::PAGE * model.cached();
+    let moved = cache / (2 * model.config.num_hidden_layers);
     BTreeMap::from([
         ("weights", model.weights),
-        ("activations", slots * prompt * model.held_by_a_layer()),
+        ("activations", prompts.min(decode::PROMPT_TOKENS).max(slots) * model.held_by_a_layer()),
         // On the device, and on the host where tokens are chosen.
-        ("logits", 2 * slots * model.config.vocab_size),
-        ("KV cache", cache + copies),
+        ("logits", 2 * (slots * vocabulary).min(decode::LOGITS.max(vocabulary))),
+        ("KV cache", cache + moved),
     ])
 }
 
@@ -444,12 +451,14 @@ impl Work<'_> {
     ) -> Parts {
         let Questions { prompts, samples, most, max_new_tokens, .. } = questions;
         let slots = self.compute.slots.min(most);
-        match self.lengths(prompts, tokenizer, Asked::Prompts, after) {
-            Some(Lengths { longest, count, .. }) => {
-                sampling(model, slots.min(count * samples), longest, max_new_tokens)
+        let (slots, prompt) = match self.lengths(prompts, tokenizer, Asked::Prompts, after) {
+            Some(lengths) => {
+                let slots = slots.min(lengths.count * samples);
+                (slots, lengths.most(slots).div_ceil(slots.max(1)))
             }
-            None => sampling(model, slots, model.config.context().saturating_sub(max_new_tokens), max_new_tokens),
-        }
+            None => (slots, model.config.context().saturating_sub(max_new_tokens)),
+        };
+        sampling(model, slots, prompt + max_new_tokens, slots * prompt)
     }
 
     fn advice(&self, parts: &Parts) -> String {
@@ -480,10 +489,10 @@ mod tests {
         nn::{config::Family, shape::Shape},
     };
 
-    /// One layer of 4 channels, two heads of two, one of keys, 8 inside; 10 entries, tied.
+    /// One layer of 4 channels, two heads of two, one of keys, 8 inside; 50 entries, tied.
     fn tiny() -> Config {
         let shape = Shape { layers: 1, hidden: 4, heads: 2, kv_heads: Some(1), ffn: Some(8), ..Shape::default() };
-        shape.config(10).unwrap()
+        shape.config(50).unwrap()
     }
 
     #[test]
@@ -504,20 +513,20 @@ mod tests {
     fn the_peak_of_a_step_lies_where_most_is_held() {
         let config = tiny();
         let model = Model::new(&config);
-        // Embedding 40; q and o 16 each, k and v 8 each; 3 * 32 inside; three norms of 4.
-        assert_eq!(model.weights, 196);
+        // Embedding 200; q and o 16 each, k and v 8 each; 3 * 32 inside; three norms of 4.
+        assert_eq!(model.weights, 356);
         let of = |tokens, targets, is_one_of_many| {
             let parts = training(&model, Pass { tokens, targets, is_one_of_many }, false);
             ["weights", "optimiser", "gradients", "activations", "logits"].map(|name| parts[name])
         };
         // Few tokens: all gradients, with that of the embedding beside that of the head; of the activations one token's x.
-        assert_eq!(of(1, 1, false), [196, 392, 236, 4, 0]);
+        assert_eq!(of(1, 1, false), [356, 712, 556, 4, 0]);
         // Many targets: what is kept (52 + 4 a token, 4 a target), the gradient of the chosen rows, logits and their gradient.
-        assert_eq!(of(100, 100, false), [196, 392, 40, 6400, 2000]);
+        assert_eq!(of(100, 100, false), [356, 712, 200, 6400, 10_000]);
         // Many tokens, few targets: inside the last layer, 2 * 8 + 3 * 4 a token more.
-        assert_eq!(of(100, 1, false), [196, 392, 40, 56 * 100 + 4 + 28 * 100, 0]);
+        assert_eq!(of(100, 1, false), [356, 712, 200, 56 * 100 + 4 + 28 * 100, 0]);
         // The gradients of the passes before.
-        assert_eq!(of(100, 1, true)[2], 196 + 40);
+        assert_eq!(of(100, 1, true)[2], 356 + 200);
     }
 
     #[test]
@@ -557,8 +566,12 @@ mod tests {
             footprint.parts.into_iter().collect::<BTreeMap<_, _>>()
         };
         let (short, long) = (rows("short", 5), rows("long", 50));
-        assert_eq!(foreseen(&long, 4096)["activations"], 10 * foreseen(&short, 4096)["activations"]);
-        assert_eq!(foreseen(&long, 160)["activations"], foreseen(&short, 4096)["activations"]);
+        let activations = |folder, most| foreseen(folder, most)["activations"] as f64;
+        // Of five tokens four are targets, of fifty all but one.
+        let ratio = activations(&long, 4096) / activations(&short, 4096);
+        assert!((10.0..10.1).contains(&ratio), "{ratio}");
+        let ratio = activations(&long, 160) / activations(&short, 4096);
+        assert!((1.0..1.01).contains(&ratio), "{ratio}");
         assert!(foreseen(&long, 160)["gradients"] > foreseen(&long, 4096)["gradients"]);
     }
 }

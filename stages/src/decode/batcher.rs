@@ -18,9 +18,9 @@ use crate::{
 
 /// Tokens of new prompts that one step takes in at most (one prompt alone may be longer): those behind wait for the
 /// next step, so that a crowd of newcomers costs bounded memory and holds up the others for a bounded time.
-const PROMPT_TOKENS: usize = 4096;
+pub(crate) const PROMPT_TOKENS: usize = 4096;
 /// Logits that are on the host at once at most: 64 MB, whatever the vocabulary and the number of sequences.
-const LOGITS: usize = 1 << 24;
+pub(crate) const LOGITS: usize = 1 << 24;
 
 /// A prompt, how often to continue it, and how.
 #[derive(Debug, Clone)]

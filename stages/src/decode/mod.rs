@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 
 pub use batcher::{Batcher, Id, Job, Said};
+pub(crate) use batcher::{LOGITS, PROMPT_TOKENS};
 pub use choose::{Logprobs, Sampling};
 
 use crate::nn::decoder::Decoder;
