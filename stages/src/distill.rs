@@ -54,8 +54,9 @@ impl Stage for Distill {
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
         let work = Work { inputs, compute };
         let answers = Learned::Completions("prompts", self.teach.sampling.max_new_tokens);
+        let Sft { lora, batch, .. } = &self.learn;
         let phases =
-            [work.sampling(self.teach.questions("teacher")), work.training("student", answers, self.learn.batch)];
+            [work.sampling(self.teach.questions("teacher")), work.training("student", lora.as_ref(), answers, *batch)];
         phases.into_iter().flatten().max_by_key(Footprint::bytes)
     }
 

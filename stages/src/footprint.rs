@@ -12,11 +12,15 @@ use engine::{Footprint, Prospect, Prospects};
 use serde_json::Value;
 
 use crate::{
-    data::rows::Row,
+    data::{adapter, rows::Row},
     decode,
     device::Compute,
     kernels,
-    nn::{config::Config, weights},
+    nn::{
+        config::Config,
+        lora::{Lora, Target},
+        weights,
+    },
     text::{
         encode::{self, LossOn},
         tokenizer::Tokenizer,
@@ -67,12 +71,14 @@ struct Model<'a> {
     weights: usize,
     /// The embedding, or the head: `vocab x hidden`.
     table: usize,
+    /// The adapter that it carries already.
+    adapter: Option<Lora>,
 }
 
 impl<'a> Model<'a> {
-    fn new(config: &'a Config) -> Self {
-        let sizes = weights::expected(config).into_iter().map(|(_, shape)| shape.iter().product::<usize>());
-        Self { config, weights: sizes.sum(), table: config.vocab_size * config.hidden_size }
+    fn new(config: &'a Config, adapter: Option<Lora>) -> Self {
+        let weights = elements(&weights::expected(config));
+        Self { config, weights, table: config.vocab_size * config.hidden_size, adapter }
     }
 
     fn is_large_head(&self) -> bool {
@@ -83,14 +89,34 @@ impl<'a> Model<'a> {
         weights::expected(self.config).iter().any(|(name, _)| name.ends_with("mlp.gate_proj.weight"))
     }
 
-    /// What a layer keeps of a token for its gradient (kernels/gradient.rs): the residual stream before both norms and
-    /// what they make of it; queries, keys and values as attention takes them, and what it mixes; the inside of the
-    /// feed-forward layer before and after its activation. Where heads are normed, queries and keys before that.
-    fn kept_by_a_layer(&self) -> usize {
+    /// What a layer keeps of a token for its gradient (kernels/gradient.rs): the residual stream before both norms, and
+    /// what they make of it for the matrices that learn; queries, keys and values as attention takes them, and what it
+    /// mixes; the inside of the feed-forward layer before and after its activation. Where heads are normed, queries and
+    /// keys before that. An adapter keeps the narrow side of its product, and what dropout left of its input.
+    fn kept_by_a_layer(&self, adapter: Option<&Lora>) -> usize {
         let (hidden, queries, keys, inner) = self.widths();
+        let read = |target: Target| match target {
+            Target::QProj | Target::KProj | Target::VProj | Target::GateProj | Target::UpProj => hidden,
+            Target::OProj => queries,
+            Target::DownProj => inner,
+        };
+        let learns =
+            |targets: &[Target]| adapter.is_none_or(|lora| targets.iter().any(|target| lora.targets.contains(target)));
         let normed_heads = if self.config.qk_norm { queries + keys } else { 0 };
-        let inner = if self.has_gate() { 3 * inner } else { 2 * inner };
-        4 * hidden + 2 * queries + 2 * keys + normed_heads + inner
+        let before_activation = if self.has_gate() { 2 * inner } else { inner };
+        let for_matrices = [
+            (&[Target::QProj, Target::KProj, Target::VProj][..], hidden),
+            (&[Target::OProj][..], queries),
+            (&[Target::GateProj, Target::UpProj][..], hidden),
+            (&[Target::DownProj][..], inner),
+        ];
+        let for_matrices: usize =
+            for_matrices.iter().filter(|(targets, _)| learns(targets)).map(|(_, width)| width).sum();
+        let of_adapter = adapter.map_or(0, |lora| {
+            let dropped = usize::from(lora.dropout > 0.0);
+            lora.targets.iter().map(|target| lora.rank + dropped * read(*target)).sum()
+        });
+        2 * hidden + queries + 2 * keys + normed_heads + before_activation + for_matrices + of_adapter
     }
 
     /// What a layer holds of a token while its gradient is computed, beyond what it kept: the gradients of the inside of
@@ -128,39 +154,56 @@ struct Pass {
 }
 
 /// The moment of a training step at which most is held, in elements.
-fn training(model: &Model, pass: Pass, reference: bool) -> Parts {
+fn training(model: &Model, pass: Pass, adapter: Option<&Lora>, reference: Reference) -> Parts {
     let Pass { tokens, targets, is_one_of_many } = pass;
     let (layers, hidden) = (model.config.num_hidden_layers, model.config.hidden_size);
-    let earlier = if is_one_of_many { model.weights } else { 0 };
-    let kept = model.kept_by_a_layer() * tokens;
+    // Of an adapter that the model does not take, the work says why.
+    let of_adapter = adapter.map(|lora| elements(&lora.expected(model.config).unwrap_or_default()));
+    let learned = of_adapter.unwrap_or(model.weights);
+    // The gradients of a tied table: of the head it is whole when that of the embedding is added.
+    let table = if adapter.is_none() { model.table } else { 0 };
+    let embedding = if model.config.tie_word_embeddings { table } else { 0 };
+    let earlier = if is_one_of_many { learned } else { 0 };
+    let kept = model.kept_by_a_layer(adapter) * tokens;
     let in_layer = model.held_by_a_layers_gradient() * tokens;
-    // Its gradient is added to that of a tied head, which is whole by then.
-    let embedding = if model.config.tie_word_embeddings { model.table } else { 0 };
     let chosen = targets * hidden;
     let all_kept = layers * kept + tokens * hidden + chosen;
-    let logits = targets * model.config.vocab_size;
-    let head = if model.is_large_head() {
-        [earlier + model.table, all_kept + chosen, head_elements(targets)]
-    } else {
-        [earlier + model.table, all_kept + chosen, 2 * logits]
-    };
+    let logits = if model.is_large_head() { head_elements(targets) } else { 2 * targets * model.config.vocab_size };
     // The gradients, the activations and the logits of each moment, as it goes back from the head to the embedding.
     let moments = [
-        head,
-        [earlier + model.table, all_kept + in_layer, 0],
-        [earlier + model.weights - model.table + embedding, kept + in_layer, 0],
-        [earlier + model.weights + embedding, tokens * hidden, 0],
+        [earlier + table, all_kept + chosen, logits],
+        [earlier + table, all_kept + in_layer, 0],
+        [earlier + learned - table + embedding, kept + in_layer, 0],
+        [earlier + learned + embedding, tokens * hidden, 0],
     ];
-    let [gradients, activations, logits] =
-        moments.into_iter().max_by_key(|moment| moment.iter().sum::<usize>()).expect("there are four");
+    let most = moments.into_iter().max_by_key(|moment| moment.iter().sum::<usize>());
+    let [gradients, activations, logits] = most.expect("there are four");
     BTreeMap::from([
-        ("weights", model.weights),
-        ("reference", if reference { model.weights } else { 0 }),
-        ("optimiser", 2 * model.weights),
+        ("weights", model.weights + of_adapter.unwrap_or(0)),
+        ("reference", reference.elements(model, adapter)),
+        ("optimiser", 2 * learned),
         ("gradients", gradients),
         ("activations", activations),
         ("logits", logits),
     ])
+}
+
+/// Is there a second policy that the first is held against?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reference {
+    None,
+    Kept,
+}
+
+impl Reference {
+    /// Beside an adapter the reference is the same weights without it.
+    fn elements(self, model: &Model, adapter: Option<&Lora>) -> usize {
+        if self == Self::Kept && adapter.is_none() { model.weights } else { 0 }
+    }
+}
+
+fn elements(shapes: &[(String, Vec<usize>)]) -> usize {
+    shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }
 
 fn head_elements(rows: usize) -> usize {
@@ -306,23 +349,25 @@ pub struct Questions {
 }
 
 impl Work<'_> {
-    /// Training the model `policy`, `batch` sequences a step.
+    /// Training the model `policy`, or an adapter of it, `batch` sequences a step.
     #[must_use]
-    pub fn training(&self, policy: &str, learned: Learned, batch: usize) -> Option<Footprint> {
+    pub fn training(&self, policy: &str, lora: Option<&Lora>, learned: Learned, batch: usize) -> Option<Footprint> {
         self.of(policy, |model, tokenizer, after| {
-            training(model, self.pass(model, tokenizer, learned, batch, after), false)
+            let pass = self.pass(model, tokenizer, learned, batch, after);
+            training(model, pass, lora.or(model.adapter.as_ref()), Reference::None)
         })
     }
 
-    /// As [`Work::training`], on completions that the policy gives; a copy of it is the reference.
+    /// As [`Work::training`], on completions that the policy gives and held against what it was.
     #[must_use]
-    pub fn reinforcing(&self, questions: Questions, batch: usize) -> Option<Footprint> {
+    pub fn reinforcing(&self, questions: Questions, lora: Option<&Lora>, batch: usize) -> Option<Footprint> {
         self.of(questions.policy, |model, tokenizer, after| {
+            let adapter = lora.or(model.adapter.as_ref());
             let learned = Learned::Completions(questions.prompts, questions.max_new_tokens);
-            let steps = training(model, self.pass(model, tokenizer, learned, batch, after), true);
+            let pass = self.pass(model, tokenizer, learned, batch, after);
+            let steps = training(model, pass, adapter, Reference::Kept);
             let mut phase = self.asking(model, tokenizer, questions, after);
-            phase.insert("reference", model.weights);
-            phase.insert("optimiser", 2 * model.weights);
+            phase.extend(["weights", "reference", "optimiser"].map(|name| (name, steps[name])));
             if total(&steps) >= total(&phase) { steps } else { phase }
         })
     }
@@ -362,14 +407,17 @@ impl Work<'_> {
                 }
                 continue;
             };
-            let (tokenizer, size) = match prospect {
-                Prospect::There(folder) => (Tokenizer::open(folder).ok(), size(&folder.join("tokenizer.json"))),
-                Prospect::Outlined(_) | Prospect::Unknown => (None, 0),
+            let (tokenizer, size, adapter) = match prospect {
+                Prospect::There(folder) => {
+                    let adapter = adapter::read(folder, &config).ok().map(|adapter| adapter.lora);
+                    (Tokenizer::open(folder).ok(), size(&folder.join("tokenizer.json")), adapter)
+                }
+                Prospect::Outlined(_) | Prospect::Unknown => (None, 0, None),
             };
             if tokenizer.is_none() {
                 after.push(node.clone());
             }
-            let parts = count(&Model::new(&config), tokenizer.as_ref(), &mut after);
+            let parts = count(&Model::new(&config, adapter), tokenizer.as_ref(), &mut after);
             let mut parts: Parts = parts.into_iter().map(|(name, elements)| (name, elements * F32)).collect();
             parts.insert("text and program", usize::try_from(PROGRAM + TOKENIZER * size + self.rows_bytes()).ok()?);
             if total(&parts) > total(&most) {
@@ -499,7 +547,7 @@ mod tests {
     fn a_layer_keeps_what_its_gradients_read() {
         let kept = |family| {
             let config = Config { family, qk_norm: family == Family::Qwen3, ..tiny() };
-            Model::new(&config).kept_by_a_layer()
+            Model::new(&config, None).kept_by_a_layer(None)
         };
         // x, normed, x, normed: 16. Queries and what they mix: 8; keys and values: 4. Gate, up and their product: 24.
         assert_eq!(kept(Family::Llama), 52);
@@ -512,11 +560,11 @@ mod tests {
     #[test]
     fn the_peak_of_a_step_lies_where_most_is_held() {
         let config = tiny();
-        let model = Model::new(&config);
+        let model = Model::new(&config, None);
         // Embedding 200; q and o 16 each, k and v 8 each; 3 * 32 inside; three norms of 4.
         assert_eq!(model.weights, 356);
         let of = |tokens, targets, is_one_of_many| {
-            let parts = training(&model, Pass { tokens, targets, is_one_of_many }, false);
+            let parts = training(&model, Pass { tokens, targets, is_one_of_many }, None, Reference::None);
             ["weights", "optimiser", "gradients", "activations", "logits"].map(|name| parts[name])
         };
         // Few tokens: all gradients, with that of the embedding beside that of the head; of the activations one token's x.
@@ -530,6 +578,22 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_has_gradients_and_moments_of_its_own_and_keeps_what_its_matrices_read() {
+        let config = tiny();
+        let model = Model::new(&config, None);
+        let lora = Lora { rank: 3, targets: [Target::QProj, Target::DownProj].into(), ..Lora::default() };
+        // Both x 8, what the first norm makes of it 4; attention 4 + 4; gate and up 16, their product 8; 3 for each product.
+        assert_eq!(model.kept_by_a_layer(Some(&lora)), 50);
+        // The dropped inputs of q (4) and of down (8).
+        assert_eq!(model.kept_by_a_layer(Some(&Lora { dropout: 0.1, ..lora.clone() })), 62);
+        let pass = Pass { tokens: 1, targets: 1, is_one_of_many: false };
+        let parts = training(&model, pass, Some(&lora), Reference::Kept);
+        // 3 x (4 + 4) of q, 3 x (8 + 4) of down.
+        assert_eq!((parts["weights"], parts["optimiser"], parts["reference"]), (356 + 60, 120, 0));
+        assert_eq!(training(&model, pass, None, Reference::Kept)["reference"], 356);
+    }
+
+    #[test]
     fn rows_that_are_not_there_count_as_long_as_the_context_and_are_named() {
         let policy = Prospect::There(fixture("llama"));
         let compute = Compute::default();
@@ -537,9 +601,9 @@ mod tests {
         let inputs = Prospects::standalone(".".into()).with_input("policy", "base", policy);
         let inputs = inputs.with_input("rows", "cold", Prospect::Unknown);
         let work = Work { inputs: &inputs, compute: &compute };
-        let foreseen = work.training("policy", Learned::Rows("rows", LossOn::All), 2).unwrap();
+        let foreseen = work.training("policy", None, Learned::Rows("rows", LossOn::All), 2).unwrap();
         assert_eq!(foreseen.after, ["cold"]);
-        let exactly = work.training("policy", Learned::Blocks(context), 2).unwrap();
+        let exactly = work.training("policy", None, Learned::Blocks(context), 2).unwrap();
         assert_eq!((foreseen.parts, exactly.after.len()), (exactly.parts, 0));
     }
 
@@ -547,7 +611,8 @@ mod tests {
     fn a_model_that_nobody_has_outlined_leaves_everything_open() {
         let inputs = Prospects::standalone(".".into()).with_input("policy", "base", Prospect::Unknown);
         let compute = Compute::default();
-        let foreseen = Work { inputs: &inputs, compute: &compute }.training("policy", Learned::Blocks(8), 2).unwrap();
+        let foreseen =
+            Work { inputs: &inputs, compute: &compute }.training("policy", None, Learned::Blocks(8), 2).unwrap();
         assert_eq!((foreseen.parts, foreseen.after), (Vec::new(), vec!["base".to_owned()]));
     }
 
@@ -561,7 +626,7 @@ mod tests {
                 .with_input("rows", "cold", Prospect::There(folder.into()));
             let compute = Compute { micro_batch_tokens, ..Compute::default() };
             let work = Work { inputs: &inputs, compute: &compute };
-            let footprint = work.training("policy", Learned::Rows("rows", LossOn::All), 32).unwrap();
+            let footprint = work.training("policy", None, Learned::Rows("rows", LossOn::All), 32).unwrap();
             assert_eq!(footprint.after, Vec::<String>::new());
             footprint.parts.into_iter().collect::<BTreeMap<_, _>>()
         };

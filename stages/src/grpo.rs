@@ -223,7 +223,7 @@ impl Stage for Grpo {
         let most = batch * usize::try_from(steps_per_rollout).ok()?;
         let max_new_tokens = sampling.max_new_tokens;
         let questions = Questions { policy: "policy", prompts: "prompts", samples: group_size, most, max_new_tokens };
-        Work { inputs, compute }.reinforcing(questions, batch)
+        Work { inputs, compute }.reinforcing(questions, self.lora.as_ref(), batch)
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {

@@ -99,7 +99,7 @@ impl Stage for Pretrain {
             Windows::Documents => Learned::Rows("rows", LossOn::All),
             Windows::Random => Learned::Blocks(self.block),
         };
-        Work { inputs, compute }.training("policy", learned, self.batch)
+        Work { inputs, compute }.training("policy", None, learned, self.batch)
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {

@@ -117,7 +117,7 @@ impl Stage for Sft {
     }
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
-        Work { inputs, compute }.training("policy", Learned::Rows("rows", self.loss), self.batch)
+        Work { inputs, compute }.training("policy", self.lora.as_ref(), Learned::Rows("rows", self.loss), self.batch)
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
