@@ -226,7 +226,7 @@ fn scoring(model: &Model, pass: Pass) -> Parts {
 fn sampling(model: &Model, slots: usize, tokens: usize, prompts: usize) -> Parts {
     let vocabulary = model.config.vocab_size;
     // The pages there are when these are taken: half as many more each time, one layer's keys twice while they move.
-    let needed = slots * tokens.div_ceil(kernels::PAGE);
+    let needed = slots * tokens.min(model.config.context()).div_ceil(kernels::PAGE);
     let mut pages = 0;
     while pages < needed {
         pages += (pages / 2).max(16);
