@@ -109,7 +109,6 @@ enum Locks {
 
 /// What the store has for some facts.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Found {
     Whole(Artifact),
     Absent,
@@ -119,7 +118,6 @@ pub enum Found {
 
 /// What opening a result gives: the result, or the right to make it.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Lookup<'a> {
     Hit(Artifact),
     Miss(Draft<'a>),

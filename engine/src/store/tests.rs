@@ -97,8 +97,10 @@ fn files_of_an_artifact_are_read_only() {
     }
 }
 
+type Tamper = fn(&Path);
+
 /// Ways to alter a result, and what is then said of it.
-fn ways() -> [(fn(&Path), &'static str); 8] {
+fn ways() -> [(Tamper, &'static str); 8] {
     [
         (|folder| tamper(&folder.join("data/rows.jsonl"), "{ }"), "the bytes of `data/rows.jsonl` changed"),
         (|folder| fs::write(folder.join("data/more"), "").unwrap(), "`data/more` was added"),
