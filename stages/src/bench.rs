@@ -99,6 +99,11 @@ pub fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
+/// A fixture that is compressed.
+pub fn packed_json(path: &Path) -> Value {
+    serde_json::from_reader(flate2::read::GzDecoder::new(fs::File::open(path).unwrap())).unwrap()
+}
+
 /// A file of the real data beside the repository. Says so where it is absent; the test then ends.
 pub fn shared(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);

@@ -33,7 +33,8 @@ impl Stage for Distill {
     const NAME: &'static str = "distill";
     // 2: as `sft`.
     // 3: as `reject`.
-    const VERSION: u32 = 3;
+    // 4: as `sft`: a conversation that the chat template would mangle is an error.
+    const VERSION: u32 = 4;
     const INPUTS: &'static [Input] = &[
         Input { name: "teacher", kinds: &["checkpoint"], arity: Arity::One, about: "Who answers." },
         Input { name: "student", kinds: &["checkpoint"], arity: Arity::One, about: "Who learns." },
@@ -61,14 +62,18 @@ impl Stage for Distill {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let below = |problem: Problem| Problem { parameter: format!("learn.{}", problem.parameter), ..problem };
-        self.learn.check().into_iter().map(below).collect()
+        let below = |part: &'static str| {
+            move |problem: Problem| Problem { parameter: format!("{part}.{}", problem.parameter), ..problem }
+        };
+        let taught = self.teach.template.check().into_iter().map(below("teach"));
+        taught.chain(self.learn.check().into_iter().map(below("learn"))).collect()
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let lessons = ctx.scratch().join(LESSONS);
         if !lessons.exists() {
             let teacher = Policy::open(&ctx.input("teacher")?.path, compute).context("opening the teacher")?;
+            let teacher = teacher.writing(&self.teach.template, ctx)?;
             let prompts = rows::read_all(ctx.inputs("prompts"))?;
             let kept = self.teach.rows(&teacher, &prompts, compute, ctx)?;
             let writing = lessons.with_extension("writing");

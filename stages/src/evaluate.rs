@@ -4,7 +4,7 @@ mod card;
 mod interval;
 
 use anyhow::{Context as _, Result, ensure};
-use engine::{Arity, Context, Footprint, Input, InputArtifact, Prospects, Source, Stage};
+use engine::{Arity, Context, Footprint, Input, InputArtifact, Problem, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -18,7 +18,10 @@ use crate::{
     footprint::{Questions, Work},
     rejection::as_sample,
     script::Script,
-    text::complete::{Completed, Policy, complete_rows, prompt_text},
+    text::{
+        chat::Chat,
+        complete::{Completed, Policy, complete_rows, prompt_text},
+    },
 };
 
 /// Samples every policy on the same prompts and scores the completions by a script.
@@ -46,6 +49,9 @@ pub struct Evaluate {
     /// A field of the prompts' rows by whose value the card is divided.
     #[serde(default)]
     pub by: Option<String>,
+    /// How conversations are written, and what the template check lets pass.
+    #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    pub template: Chat,
 }
 
 fn one() -> usize {
@@ -84,6 +90,10 @@ impl Stage for Evaluate {
         })
     }
 
+    fn check(&self) -> Vec<Problem> {
+        self.template.check()
+    }
+
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let script = Script::open_with(&ctx.source(&self.score), ctx.root(), &self.params)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
@@ -92,7 +102,7 @@ impl Stage for Evaluate {
         let mut card = Card::default();
         let mut completions = Vec::new();
         for (i, InputArtifact { node, path, .. }) in policies.iter().enumerate() {
-            let policy = Policy::open(path, compute)?;
+            let policy = Policy::open(path, compute)?.writing(&self.template, ctx)?;
             let speaker = policy.speaker(&self.sampling, &self.stop, compute);
             let said = format!("{node} ({} of {})", i + 1, policies.len());
             // The same seed for all: policies that agree are asked the same dice.

@@ -22,6 +22,7 @@ use crate::{
         weights,
     },
     text::{
+        check::Finding,
         encode::{self, LossOn},
         tokenizer::Tokenizer,
     },
@@ -276,6 +277,8 @@ enum Asked {
 /// Of the first rows of each input, each input weighed by its size. None where nothing can be read; the work itself
 /// will say why.
 fn lengths(inputs: &[(String, Prospect)], tokenizer: &Tokenizer, asked: Asked) -> Option<Lengths> {
+    // What the template check finds is for the stage to say.
+    let tokenizer = &tokenizer.clone().accepting(Finding::ALL.into());
     let (mut weight, mut sum, mut squares, mut trained, mut longest) = (0.0, 0.0, 0.0, 0.0, 0);
     for (_, prospect) in inputs {
         let Prospect::There(folder) = prospect else { return None };

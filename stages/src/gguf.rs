@@ -88,7 +88,7 @@ fn tokenizer(folder: &Path, checkpoint: &Checkpoint) -> Result<Vec<(String, Valu
     let json: Json = serde_json::from_str(&text(&folder.join("tokenizer.json"))?).context("reading tokenizer.json")?;
     let mut all = vocabulary::metadata(&json, checkpoint.config.vocab_size)?;
     let mut set = |key: &str, value: Value| all.push((format!("tokenizer.{key}"), value));
-    let named = |key: &str| tokenizer.special(key).and_then(|token| tokenizer.token_to_id(&token));
+    let named = |key: &str| tokenizer.special_tokens().get(key).and_then(|token| tokenizer.token_to_id(token));
     if let Some(id) = named("bos_token").or(tokenizer.bos()) {
         set("ggml.bos_token_id", Value::U32(id));
     }

@@ -34,6 +34,7 @@ use crate::{
     },
     script::Script,
     text::{
+        chat::Chat,
         complete::{Speaker, prompt_text},
         encode,
     },
@@ -132,6 +133,9 @@ pub struct Grpo {
     #[serde(default = "tolerance")]
     #[schemars(range(min = 0.0))]
     pub logprob_tolerance: f32,
+    /// How conversations are written, and what the template check lets pass.
+    #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    pub template: Chat,
 }
 
 fn constant() -> Decay {
@@ -210,7 +214,8 @@ impl Stage for Grpo {
             let message = "`grpo` takes no dropout: the policy that learns would not be the one that sampled";
             ("dropout", message.to_owned())
         });
-        self.lora.iter().flat_map(Lora::problems).chain(dropout).map(problem).collect()
+        let of_lora = self.lora.iter().flat_map(Lora::problems).chain(dropout).map(problem);
+        of_lora.chain(self.template.check()).collect()
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
@@ -230,6 +235,7 @@ impl Stage for Grpo {
         let policy = &ctx.input("policy")?.path;
         let mut checkpoint = Checkpoint::open(policy)?;
         let is_adapted = checkpoint.adapter.is_some();
+        checkpoint.tokenizer = self.template.apply(checkpoint.tokenizer, ctx)?;
         checkpoint.adopt(self.lora.as_ref(), ctx.seed("adapter"))?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Cancelled, Context, Footprint, Input, Prospects, Stage};
+use engine::{Arity, Cancelled, Context, Footprint, Input, Problem, Prospects, Stage};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use crate::{
     kernels,
     nn::decoder::Decoder,
     text::{
+        chat::Chat,
         complete::Policy,
         encode::{self, LossOn},
     },
@@ -34,11 +35,14 @@ pub struct Logprobs {
     /// Also writes `top_logprobs`: so many of the likeliest tokens at every scored place, as pairs of id and
     /// log-probability, the likeliest first. As many as the vocabulary has are the whole distribution.
     pub top: usize,
+    /// How conversations are written, and what the template check lets pass.
+    #[serde(skip_serializing_if = "Chat::is_plain")]
+    pub template: Chat,
 }
 
 impl Default for Logprobs {
     fn default() -> Self {
-        Self { loss: LossOn::All, temperature: 1.0, top: 0 }
+        Self { loss: LossOn::All, temperature: 1.0, top: 0, template: Chat::default() }
     }
 }
 
@@ -56,8 +60,13 @@ impl Stage for Logprobs {
         Work { inputs, compute }.scoring("policy", "rows", self.loss)
     }
 
+    fn check(&self) -> Vec<Problem> {
+        self.template.check()
+    }
+
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let Policy { decoder, tokenizer } = Policy::open(&ctx.input("policy")?.path, compute)?;
+        let policy = Policy::open(&ctx.input("policy")?.path, compute)?;
+        let Policy { decoder, tokenizer } = policy.writing(&self.template, ctx)?;
         let mut rows = rows::read_all(ctx.inputs("rows"))?;
         let examples = encode::examples(&tokenizer, &rows, self.loss)?;
         let (mut sum, mut count) = (0.0, 0);

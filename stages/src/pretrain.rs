@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Context, Footprint, Input, Prospects, Stage};
+use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,7 +13,10 @@ use crate::{
     device::Compute,
     footprint::{self, Learned, Work},
     random::Stream,
-    text::encode::{self, Example, LossOn},
+    text::{
+        chat::Chat,
+        encode::{self, Example, LossOn},
+    },
     train::{
         fit::{self, Lesson},
         optimiser::AdamW,
@@ -50,6 +53,9 @@ pub struct Pretrain {
     pub optimiser: AdamW,
     /// Steps between two looks at `validation`; 0 looks only before the first step and after the last.
     pub validate_every: u64,
+    /// How conversations are written, and what the template check lets pass.
+    #[serde(skip_serializing_if = "Chat::is_plain")]
+    pub template: Chat,
 }
 
 /// How text becomes sequences.
@@ -75,6 +81,7 @@ impl Default for Pretrain {
             floor: 0.1,
             optimiser: AdamW { beta2: 0.99, weight_decay: 0.1, ..AdamW::default() },
             validate_every: 0,
+            template: Chat::default(),
         }
     }
 }
@@ -102,9 +109,14 @@ impl Stage for Pretrain {
         Work { inputs, compute }.training("policy", None, learned, self.batch)
     }
 
+    fn check(&self) -> Vec<Problem> {
+        self.template.check()
+    }
+
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let policy = &ctx.input("policy")?.path;
-        let checkpoint = Checkpoint::open(policy)?;
+        let mut checkpoint = Checkpoint::open(policy)?;
+        checkpoint.tokenizer = self.template.apply(checkpoint.tokenizer, ctx)?;
         let examples = |input: &str| -> Result<Vec<Example>> {
             let rows = rows::read_all(ctx.inputs(input))?;
             encode::examples(&checkpoint.tokenizer, &rows, LossOn::All)

@@ -1,7 +1,7 @@
 //! Rejection sampling as a node: what a policy says and a script keeps becomes training data.
 
 use anyhow::Result;
-use engine::{Arity, Context, Footprint, Input, Prospects, Stage};
+use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +29,12 @@ impl Stage for Reject {
         Work { inputs, compute }.sampling(self.0.questions("policy"))
     }
 
+    fn check(&self) -> Vec<Problem> {
+        self.0.template.check()
+    }
+
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let policy = Policy::open(&ctx.input("policy")?.path, compute)?;
+        let policy = Policy::open(&ctx.input("policy")?.path, compute)?.writing(&self.0.template, ctx)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         rows::write(ctx.output(), self.0.rows(&policy, &prompts, compute, ctx)?)?;
         Ok(())

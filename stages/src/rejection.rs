@@ -16,7 +16,10 @@ use crate::{
     footprint::Questions,
     sample::answered,
     script::{Keep, Sample, Script},
-    text::complete::{Completed, Policy, complete_rows, prompt_text},
+    text::{
+        chat::Chat,
+        complete::{Completed, Policy, complete_rows, prompt_text},
+    },
 };
 
 /// How completions are sampled and which are kept.
@@ -41,6 +44,9 @@ pub struct Rejection {
     /// Texts that end a completion, beside the end-of-sequence tokens.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// How conversations are written, and what the template check lets pass.
+    #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    pub template: Chat,
 }
 
 fn four() -> usize {

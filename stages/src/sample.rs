@@ -1,7 +1,7 @@
 //! Lets a policy answer prompts, and writes down what it said. Judges nothing.
 
 use anyhow::Result;
-use engine::{Arity, Context, Footprint, Input, Prospects, Stage};
+use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -11,7 +11,10 @@ use crate::{
     decode::Sampling,
     device::Compute,
     footprint::{Questions, Work},
-    text::complete::{Completed, Policy, complete_rows},
+    text::{
+        chat::Chat,
+        complete::{Completed, Policy, complete_rows},
+    },
 };
 
 /// Samples completions: one row each, with `completion`, `completion_ids`, `truncated`, `index` and all the prompt's fields.
@@ -27,11 +30,14 @@ pub struct Sample {
     pub stop: Vec<String>,
     /// Also writes `logprobs`, one a token.
     pub logprobs: bool,
+    /// How conversations are written, and what the template check lets pass.
+    #[serde(skip_serializing_if = "Chat::is_plain")]
+    pub template: Chat,
 }
 
 impl Default for Sample {
     fn default() -> Self {
-        Self { samples: 1, sampling: Sampling::default(), stop: Vec::new(), logprobs: false }
+        Self { samples: 1, sampling: Sampling::default(), stop: Vec::new(), logprobs: false, template: Chat::default() }
     }
 }
 
@@ -58,8 +64,12 @@ impl Stage for Sample {
         })
     }
 
+    fn check(&self) -> Vec<Problem> {
+        self.template.check()
+    }
+
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let policy = Policy::open(&ctx.input("policy")?.path, compute)?;
+        let policy = Policy::open(&ctx.input("policy")?.path, compute)?.writing(&self.template, ctx)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         let speaker = policy.speaker(&self.sampling, &self.stop, compute);
         let groups = complete_rows(speaker, &prompts, self.samples, ctx.seed("sampling"), "sampling", ctx)?;

@@ -14,7 +14,10 @@ use crate::{
     device::Compute,
     footprint::{self, Learned, Work},
     nn::{config::Config, lora::Lora},
-    text::encode::{self, Example, LossOn},
+    text::{
+        chat::Chat,
+        encode::{self, Example, LossOn},
+    },
     train::{
         fit::{self, Lesson},
         optimiser::AdamW,
@@ -54,6 +57,9 @@ pub struct Sft {
     /// Learns a low-rank adapter and leaves the policy's weights as they are; without it all weights learn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
+    /// How conversations are written, and what the template check lets pass.
+    #[serde(skip_serializing_if = "Chat::is_plain")]
+    pub template: Chat,
 }
 
 /// What happens to a row longer than the model's context.
@@ -83,6 +89,7 @@ impl Default for Sft {
             too_long: TooLong::default(),
             optimiser: AdamW { beta2: 0.99, ..AdamW::default() },
             lora: None,
+            template: Chat::default(),
         }
     }
 }
@@ -90,7 +97,8 @@ impl Default for Sft {
 impl Stage for Sft {
     const NAME: &'static str = "sft";
     // 2: a row that was cut down to its prompt is no longer learned from.
-    const VERSION: u32 = 2;
+    // 3: a conversation that the chat template would mangle is an error.
+    const VERSION: u32 = 3;
     const INPUTS: &'static [Input] = &[
         Input { name: "policy", kinds: &["checkpoint"], arity: Arity::One, about: "Where training starts from." },
         Input { name: "rows", kinds: &["rows"], arity: Arity::Many, about: "What to learn." },
@@ -109,7 +117,7 @@ impl Stage for Sft {
             message,
             hint: None,
         };
-        self.lora.iter().flat_map(Lora::problems).map(problem).collect()
+        self.lora.iter().flat_map(Lora::problems).map(problem).chain(self.template.check()).collect()
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
@@ -142,6 +150,7 @@ impl Sft {
         compute: &Compute,
         ctx: &Context,
     ) -> Result<Checkpoint> {
+        checkpoint.tokenizer = self.template.apply(checkpoint.tokenizer, ctx)?;
         checkpoint.adopt(self.lora.as_ref(), ctx.seed("adapter"))?;
         let examples = |rows: &[Row], name: &str| -> Result<Fitting> {
             let examples = encode::examples(&checkpoint.tokenizer, rows, self.loss)?;

@@ -11,7 +11,7 @@ use crate::{
     data::rows::{self, Row},
     text::{
         encode,
-        template::{self, Template, Turn},
+        template::{self, Conversation, Template, Turn},
         train::{self, Special},
     },
 };
@@ -117,7 +117,8 @@ impl Tokenizer {
                 Some(Value::String(text)) => texts.push(text.clone()),
                 Some(Value::Array(messages)) if field == "messages" => {
                     let template = Template::compile(template::DEFAULT)?;
-                    texts.push(template.render(messages, Turn::Open, &[].into())?);
+                    let conversation = Conversation::new(messages, &Row::new());
+                    texts.push(template.render(&conversation, messages.len(), Turn::Open, &[].into())?);
                 }
                 // An answer may be a number or a list; then it is for the reward, not for the policy.
                 _ => {}

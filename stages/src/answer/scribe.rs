@@ -1,25 +1,20 @@
 //! From what is asked to a prompt's tokens, and from a token to how it is spelled.
 //! Knows nothing of weights: it is cheap to clone, for whoever waits while the model computes.
 
-use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value};
 
 use crate::{
     nn::config::Config,
-    text::{
-        encode,
-        template::{self, Template, Turn},
-        tokenizer::Tokenizer,
-    },
+    text::{check::Finding, date::Date, encode, tokenizer::Tokenizer},
 };
 
 /// Reads and writes for a model.
 #[derive(Debug, Clone)]
 pub struct Scribe {
     tokenizer: Tokenizer,
-    template: Template,
     /// Tokens that a prompt and its completion have together at the most.
     pub context: usize,
     pub vocab_size: usize,
@@ -36,16 +31,21 @@ pub struct Spelling {
 
 impl Scribe {
     /// # Errors
-    /// Never in practice: the default template compiles.
+    /// Never: whoever comes to need one finds it here.
     pub fn new(tokenizer: &Tokenizer, config: &Config) -> Result<Self> {
-        let template = tokenizer.template().cloned().map_or_else(|| Template::compile(template::DEFAULT), Ok)?;
-        Ok(Self { tokenizer: tokenizer.clone(), template, context: config.context(), vocab_size: config.vocab_size })
+        // Whoever asks is told the day, where a template tells it.
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let today = Date::of_unix(seconds);
+        let tokenizer = tokenizer.clone().writing(|template| template.with(Map::new(), Some(today)));
+        // The check is for training: what somebody asks is answered as it was asked.
+        let tokenizer = tokenizer.accepting(Finding::ALL.into());
+        Ok(Self { tokenizer, context: config.context(), vocab_size: config.vocab_size })
     }
 
     /// Does the model bring a chat template of its own?
     #[must_use]
     pub fn has_template(&self) -> bool {
-        self.tokenizer.template().is_some()
+        self.tokenizer.has_template()
     }
 
     /// What a text is continued from: with the bos token where the tokenizer puts one.
@@ -63,15 +63,7 @@ impl Scribe {
     /// # Errors
     /// When the template refuses the messages, or the tokenizer has no token for a character.
     pub fn conversation(&self, messages: &[Value]) -> Result<Vec<u32>> {
-        let mut special = BTreeMap::new();
-        for key in ["bos_token", "eos_token", "pad_token", "unk_token"] {
-            if let Some(token) = self.tokenizer.special(key) {
-                special.insert(key.to_owned(), token);
-            }
-        }
-        let text = self.template.render(messages, Turn::Open, &special)?;
-        // A template writes its own bos token.
-        if self.has_template() { self.tokenizer.encode(&text) } else { self.text(&text) }
+        encode::conversation(&self.tokenizer, messages, &Map::new())
     }
 
     /// Tokens as they were given.

@@ -18,6 +18,10 @@ use crate::{
     text::tokenizer::Tokenizer,
 };
 
+/// The files that say how a policy's text is written and where it ends.
+const OF_TOKENIZER: [&str; 4] =
+    ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+
 /// A policy at rest: a model, or a model with an adapter beside it.
 ///
 /// With an adapter, its files lie in the same folder as the model's, where PEFT and transformers look for them. Then
@@ -142,13 +146,18 @@ impl Checkpoint {
         let reading = || format!("reading {}", from.display());
         for entry in std::fs::read_dir(from).with_context(reading)? {
             let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).with_context(reading)?;
-            if !path.is_file() || name == adapter::CONFIG || name == adapter::WEIGHTS {
+            let is_rewritten = self.tokenizer.is_edited() && OF_TOKENIZER.iter().any(|file| name == *file);
+            if !path.is_file() || name == adapter::CONFIG || name == adapter::WEIGHTS || is_rewritten {
                 continue;
             }
             let to = folder.join(name);
             if std::fs::hard_link(&path, &to).is_err() {
                 std::fs::copy(&path, &to).with_context(|| format!("copying {}", path.display()))?;
             }
+        }
+        if self.tokenizer.is_edited() {
+            write_json(&folder.join("generation_config.json"), self.special_ids())?;
+            self.tokenizer.save(folder)?;
         }
         adapter::write(folder, adapter)
     }

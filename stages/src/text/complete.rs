@@ -12,7 +12,7 @@ use crate::{
     decode::{self, Arrangement, Completion, Finish, Request, Sampling, Stop},
     device::Compute,
     nn::decoder::Decoder,
-    text::{encode, tokenizer::Tokenizer},
+    text::{chat::Chat, encode, tokenizer::Tokenizer},
 };
 
 /// A completion as it was sampled, and as it reads.
@@ -45,6 +45,14 @@ impl Policy {
     pub fn open(folder: &Path, compute: &Compute) -> Result<Self> {
         let mut checkpoint = Checkpoint::open(folder)?;
         Ok(Self { decoder: checkpoint.to_device(&compute.device()?)?, tokenizer: checkpoint.tokenizer })
+    }
+
+    /// The policy that writes conversations so.
+    ///
+    /// # Errors
+    /// As [`Chat::apply`].
+    pub fn writing(self, chat: &Chat, ctx: &Context) -> Result<Self> {
+        Ok(Self { tokenizer: chat.apply(self.tokenizer, ctx)?, ..self })
     }
 
     #[must_use]
@@ -145,7 +153,7 @@ pub fn complete_rows(
 pub fn prompt_text(row: &Row) -> String {
     match (row.get("prompt"), row.get("messages")) {
         (Some(Value::String(prompt)), _) => prompt.clone(),
-        (_, Some(messages)) => messages.to_string(),
+        (_, Some(messages)) | (Some(messages @ Value::Array(_)), None) => messages.to_string(),
         _ => String::new(),
     }
 }

@@ -1,16 +1,48 @@
 //! Chat templates: messages to text, by the Jinja dialect of Hugging Face's transformers.
 //! Knows nothing of tokens.
+//!
+//! What Jinja2 has and the engine here has not is refused: the operator `%` on texts, `varargs` and `kwargs` of macros,
+//! the test `callable`, the filters `center`, `forceescape`, `pprint`, `random`, `urlize`, `wordcount`, `wordwrap` and
+//! `xmlattr`, and methods of texts that align them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use anyhow::{Context as _, Result, anyhow};
-use minijinja::{Environment, Error, ErrorKind, context, syntax::SyntaxConfig, value::Kwargs};
-use serde::Serialize;
-use serde_json::{Map, Value, ser::Formatter};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use minijinja::{
+    Environment, Error, ErrorKind,
+    syntax::SyntaxConfig,
+    value::{Kwargs, ValueKind},
+};
+use serde_json::{Map, Value};
 
-/// A compiled chat template.
+use crate::text::{date::Date, json::Style, python};
+
+type Variable = minijinja::Value;
+
+/// A compiled chat template, with what it is given beside conversations.
 #[derive(Debug, Clone)]
-pub struct Template(Arc<Environment<'static>>);
+pub struct Template {
+    usual: Compiled,
+    /// Used where a conversation brings tools, if the tokenizer has a template of the name `tool_use`.
+    for_tools: Option<Compiled>,
+    variables: Map<String, Value>,
+    date: Option<Date>,
+}
+
+#[derive(Debug, Clone)]
+struct Compiled {
+    environment: Arc<Environment<'static>>,
+    /// Has `{% generation %}` blocks.
+    marks: bool,
+}
+
+/// What a template writes out.
+#[derive(Debug, Clone, Default)]
+pub struct Conversation {
+    messages: Vec<Variable>,
+    /// By the names that templates know: `tools`, `documents` and whatever else a row gives.
+    given: BTreeMap<String, Variable>,
+}
 
 const NAME: &str = "chat_template";
 
@@ -28,64 +60,6 @@ pub const DEFAULT: &str = "\
 /// Loops in a template end after so many instructions.
 const FUEL: u64 = 10_000_000;
 
-impl Template {
-    /// The template of a `tokenizer_config.json`, if it has one.
-    ///
-    /// # Errors
-    /// When it does not compile.
-    pub fn of(config: &Map<String, Value>) -> Result<Option<Self>> {
-        let source = match config.get("chat_template") {
-            Some(Value::String(source)) => Some(source.as_str()),
-            // Several templates by name, of which chat uses `default`.
-            Some(Value::Array(many)) => {
-                many.iter().find(|entry| entry["name"] == "default").and_then(|entry| entry["template"].as_str())
-            }
-            _ => None,
-        };
-        source.map(Self::compile).transpose()
-    }
-
-    /// Compiles a template.
-    ///
-    /// # Errors
-    /// When it is not valid Jinja.
-    pub fn compile(source: &str) -> Result<Self> {
-        let mut environment = Environment::new();
-        // As transformers: ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, loopcontrols).
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.context("template syntax")?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_filter("tojson", to_json);
-        // `strftime_now` is left undefined on purpose: a result must not depend on the day. Templates that know it
-        // ask whether it is defined, and fall back to a fixed date.
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|error| anyhow!("the chat template is malformed: {error:#}"))?;
-        Ok(Self(Arc::new(environment)))
-    }
-
-    /// The text of a conversation; with `Turn::Open`, up to where the assistant begins to write.
-    ///
-    /// # Errors
-    /// When the template refuses the messages.
-    ///
-    /// # Panics
-    /// Never: a template is only made by compiling it.
-    pub fn render(&self, messages: &[Value], turn: Turn, special: &BTreeMap<String, String>) -> Result<String> {
-        let template = self.0.get_template(NAME).expect("compile added it");
-        let given = context! {
-            messages => minijinja::value::Serde(messages),
-            add_generation_prompt => turn == Turn::Open,
-            ..minijinja::value::Serde(special)
-        };
-        template.render(given).map_err(|error| anyhow!("the chat template refuses the messages: {error}"))
-    }
-}
-
 /// Where a rendered conversation ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
@@ -95,54 +69,266 @@ pub enum Turn {
     Open,
 }
 
-/// `{% generation %}` marks the assistant's words in some templates; it prints nothing.
-fn without_generation_tags(source: &str) -> String {
-    let tag = regex::Regex::new(r"\{%-?\s*(?:end)?generation\s*-?%\}").expect("a valid pattern");
-    tag.replace_all(source, |found: &regex::Captures| {
-        // An empty block keeps the tag's own trimming of blanks around it.
-        let text = &found[0];
-        let (open, close) =
-            (if text.starts_with("{%-") { "{%-" } else { "{%" }, if text.ends_with("-%}") { "-%}" } else { "%}" });
-        format!("{open} if true {close}{{% endif %}}")
-    })
-    .into_owned()
+impl Conversation {
+    /// A conversation as transformers gives it to a template: a field that is null is as if it were not there, and
+    /// reasoning has the name `reasoning_content` whichever of its names it came by. `given` are other things that
+    /// the template may ask for, such as `tools`.
+    #[must_use]
+    pub fn new(messages: &[Value], given: &Map<String, Value>) -> Self {
+        let given = given.iter().map(|(name, value)| (name.clone(), as_variable(value))).collect();
+        Self { messages: messages.iter().map(|message| as_variable(&as_given(message))).collect(), given }
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=..)`, which is what transformers puts in place of Jinja's own.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that minijinja calls")]
-fn to_json(value: &minijinja::Value, options: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Accepted, as templates pass it; text is never escaped.
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let failed = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let mut out = Vec::new();
-    match indent {
-        Some(width) => {
-            let spaces = " ".repeat(width);
-            let pretty = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty)).map_err(failed)?;
+/// The names that a message's reasoning is passed under; the first is the one that templates read.
+pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+fn as_given(message: &Value) -> Value {
+    let Some(fields) = message.as_object() else { return message.clone() };
+    let mut fields: Map<String, Value> =
+        fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect();
+    if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
+        // For gpt-oss, whose template reads it by this name.
+        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields.insert("reasoning_content".into(), reasoning);
+    }
+    Value::Object(fields)
+}
+
+fn as_variable(value: &Value) -> Variable {
+    Variable::from(minijinja::value::Serde(value))
+}
+
+impl Template {
+    /// The template of a `tokenizer_config.json`, if it has one: a text, or several by name, of which `default`
+    /// writes chats and `tool_use` those with tools.
+    ///
+    /// # Errors
+    /// When it does not compile.
+    pub fn of(config: &Map<String, Value>) -> Result<Option<Self>> {
+        let by_name = |many: &Vec<Value>, name: &str| {
+            let named = many.iter().find(|entry| entry["name"] == name)?;
+            named["template"].as_str().map(str::to_owned)
+        };
+        let (usual, for_tools) = match config.get("chat_template") {
+            Some(Value::String(source)) => (Some(source.clone()), None),
+            Some(Value::Array(many)) => (by_name(many, "default"), by_name(many, "tool_use")),
+            _ => (None, None),
+        };
+        let Some(usual) = usual else { return Ok(None) };
+        let mut template = Self::compile(&usual)?;
+        template.for_tools = for_tools.map(|source| Compiled::new(&source)).transpose()?;
+        Ok(Some(template))
+    }
+
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// When it is not valid Jinja.
+    pub fn compile(source: &str) -> Result<Self> {
+        Ok(Self { usual: Compiled::new(source)?, for_tools: None, variables: Map::new(), date: None })
+    }
+
+    /// The template given these variables in every conversation, and the day that `strftime_now` tells.
+    #[must_use]
+    pub fn with(self, variables: Map<String, Value>, date: Option<Date>) -> Self {
+        Self { variables, date, ..self }
+    }
+
+    /// Does it say by `{% generation %}` blocks what the assistant wrote?
+    #[must_use]
+    pub fn marks_generation(&self) -> bool {
+        self.usual.marks
+    }
+
+    /// The text of the first `count` messages; with `Turn::Open`, up to where the assistant begins to write.
+    /// `special` are the tokenizer's special tokens by their names, such as `eos_token`.
+    ///
+    /// # Errors
+    /// When the template refuses the messages.
+    pub fn render(
+        &self,
+        conversation: &Conversation,
+        count: usize,
+        turn: Turn,
+        special: &BTreeMap<String, String>,
+    ) -> Result<String> {
+        self.compiled_for(conversation).render(self.scope(conversation, count, turn, special, ["", ""]))
+    }
+
+    /// The text of a whole conversation, and the stretches of it, in characters, that stand in `{% generation %}`
+    /// blocks.
+    ///
+    /// # Errors
+    /// As [`Template::render`]; when the template edits what it has put into a block, so that it cannot be found.
+    pub fn render_marked(
+        &self,
+        conversation: &Conversation,
+        special: &BTreeMap<String, String>,
+    ) -> Result<(String, Vec<Range<usize>>)> {
+        let (compiled, count) = (self.compiled_for(conversation), conversation.len());
+        let plain = compiled.render(self.scope(conversation, count, Turn::Done, special, ["", ""]))?;
+        // Two characters that no text may use in interchange (Unicode, section 23.7), and this one does not.
+        let unused: Vec<char> = ('\u{fdd0}'..='\u{fdef}').filter(|mark| !plain.contains(*mark)).take(2).collect();
+        let [begin, end] = unused[..] else { return Err(anyhow!("the messages hold too many noncharacters")) };
+        let (first, last) = (begin.to_string(), end.to_string());
+        let marked = compiled.render(self.scope(conversation, count, Turn::Done, special, [&first, &last]))?;
+        let mut blocks: Vec<Range<usize>> = Vec::new();
+        let (mut position, mut is_inside) = (0, false);
+        for c in marked.chars() {
+            if c == begin && !is_inside {
+                blocks.push(position..position);
+                is_inside = true;
+            } else if c == end && is_inside {
+                blocks.last_mut().expect("one began").end = position;
+                is_inside = false;
+            } else {
+                position += 1;
+            }
         }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonStyle)).map_err(failed)?,
+        let is_whole = position == plain.chars().count() && !is_inside && marked.replace([begin, end], "") == plain;
+        ensure!(is_whole, "the chat template edits what it writes in a `generation` block, so it cannot be told apart");
+        Ok((plain, blocks))
     }
-    Ok(String::from_utf8(out).expect("JSON is UTF-8"))
+
+    fn compiled_for(&self, conversation: &Conversation) -> &Compiled {
+        let has_tools = conversation.given.get("tools").is_some_and(|tools| !tools.is_none());
+        self.for_tools.as_ref().filter(|_| has_tools).unwrap_or(&self.usual)
+    }
+
+    fn scope(
+        &self,
+        conversation: &Conversation,
+        count: usize,
+        turn: Turn,
+        special: &BTreeMap<String, String>,
+        [begin, end]: [&str; 2],
+    ) -> BTreeMap<String, Variable> {
+        let mut scope: BTreeMap<String, Variable> = BTreeMap::new();
+        // As transformers: there, and none.
+        for name in ["tools", "documents"] {
+            scope.insert(name.into(), Variable::from(()));
+        }
+        scope.extend(special.iter().map(|(name, token)| (name.clone(), Variable::from(token.as_str()))));
+        scope.extend(self.variables.iter().map(|(name, value)| (name.clone(), as_variable(value))));
+        scope.extend(conversation.given.iter().map(|(name, value)| (name.clone(), value.clone())));
+        scope.insert("messages".into(), Variable::from(conversation.messages[..count].to_vec()));
+        scope.insert("add_generation_prompt".into(), Variable::from(turn == Turn::Open));
+        // Without a day it is left undefined: a result must not depend on the clock. Templates that ask whether it
+        // is defined then fall back to a day of their own.
+        if let Some(date) = self.date {
+            let tell = move |format: String| date.format(&format).map_err(|error| refusal(format!("{error:#}")));
+            scope.insert(CLOCK.into(), Variable::from_function(tell));
+        }
+        scope.insert(BEGIN.into(), Variable::from(begin));
+        scope.insert(END.into(), Variable::from(end));
+        scope
+    }
 }
 
-/// Python's default separators: `, ` and `: `.
-struct PythonStyle;
+const CLOCK: &str = "strftime_now";
+/// What stands at the borders of a generation block.
+const BEGIN: &str = "__generation";
+const END: &str = "__endgeneration";
 
-impl Formatter for PythonStyle {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+impl Compiled {
+    fn new(source: &str) -> Result<Self> {
+        let mut environment = Environment::new();
+        // As transformers: ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, loopcontrols).
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.context("template syntax")?);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(python::method);
+        environment
+            .add_function("raise_exception", |message: String| -> Result<String, Error> { Err(refusal(message)) });
+        environment.add_filter("tojson", to_json);
+        // Where Jinja2 shows that it is Python: how values print, and what counts as a sequence.
+        environment.set_formatter(|out, _, value| out.write_str(&python::str(value)).map_err(Error::from));
+        environment.add_filter("string", |value: &Variable| python::str(value));
+        let is_iterable = |value: &Variable| {
+            matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable)
+        };
+        // Prints in a way of its own.
+        environment.remove_filter("pprint");
+        environment.add_test("iterable", is_iterable);
+        environment.add_test("sequence", |value: &Variable| {
+            matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
+        });
+        // Jinja2 reads every end of a line as one character.
+        let (source, marks) = with_marks(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        environment
+            .add_template_owned(NAME, source)
+            .map_err(|error| anyhow!("the chat template is malformed: {error:#}"))?;
+        Ok(Self { environment: Arc::new(environment), marks })
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    fn render(&self, scope: BTreeMap<String, Variable>) -> Result<String> {
+        let template = self.environment.get_template(NAME).expect("compiling added it");
+        let is_timeless = !scope.contains_key(CLOCK);
+        template.render(scope).map_err(|error| {
+            if is_timeless && error.to_string().contains(CLOCK) {
+                return anyhow!(
+                    "the chat template asks for today's date, and a result must not depend on the day; \
+                     give it one: `template: {{ date: 2024-07-26 }}`"
+                );
+            }
+            anyhow!("the chat template refuses the messages: {error}")
+        })
     }
+}
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
+fn refusal(message: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message)
+}
+
+/// `{% generation %}` encloses the assistant's words in some templates. It prints nothing; what is set in it is not
+/// seen behind it. The tags of the block keep the source's own trimming of blanks around them.
+fn with_marks(source: &str) -> (String, bool) {
+    let tag = regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern");
+    let replaced = tag.replace_all(source, |found: &regex::Captures| {
+        let (open, close) = (&found[1], &found[3]);
+        if found.get(2).is_none() {
+            format!("{{%{open} if true %}}{{{{ {BEGIN} }}}}{{% with {close}%}}")
+        } else {
+            format!("{{%{open} endwith %}}{{{{ {END} }}}}{{% endif {close}%}}")
+        }
+    });
+    let marks = replaced != source;
+    (replaced.into_owned(), marks)
+}
+
+/// `json.dumps(value, ensure_ascii=False, ..)`, which is what transformers puts in place of Jinja's own.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that minijinja calls")]
+fn to_json(value: &Variable, options: Kwargs) -> Result<String, Error> {
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let separators = match separators.as_deref() {
+        None => None,
+        Some([of_items, of_key]) => Some((of_items.clone(), of_key.clone())),
+        Some(_) => return Err(refusal("tojson takes two separators".into())),
+    };
+    let style = Style {
+        indent: options.get("indent")?,
+        separators,
+        sorts_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or_default(),
+        is_ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or_default(),
+    };
+    options.assert_all_used()?;
+    if value.is_undefined() {
+        return Err(refusal("what is undefined cannot be written as JSON".into()));
     }
+    let value =
+        serde_json::to_value(value).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(style.dumps(&value))
 }
 
 #[cfg(test)]
@@ -150,27 +336,75 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bench::{fixture, json_of, shared};
+    use crate::bench::{fixture, packed_json, shared};
 
     fn rendered(source: &str, messages: Value) -> Result<String> {
-        Template::compile(source).unwrap().render(messages.as_array().unwrap(), Turn::Open, &BTreeMap::new())
+        let messages = messages.as_array().unwrap();
+        let conversation = Conversation::new(messages, &Map::new());
+        Template::compile(source)?.render(&conversation, messages.len(), Turn::Open, &BTreeMap::new())
+    }
+
+    /// A conversation of the fixtures: `messages` and whatever else the template is given.
+    fn conversation(given: &Value) -> Conversation {
+        let mut given = given.as_object().unwrap().clone();
+        let messages = given.remove("messages").unwrap();
+        Conversation::new(messages.as_array().unwrap(), &given)
     }
 
     #[test]
     fn published_templates_render_as_in_transformers() {
         let Some(folder) = shared("chat_templates") else { return };
-        let expected = json_of(&fixture("templates.json"));
+        let expected = packed_json(&fixture("templates.json.gz"));
         let special: BTreeMap<String, String> = serde_json::from_value(expected["special"].clone()).unwrap();
+        let day: Date = expected["date"].as_str().unwrap().parse().unwrap();
+        let (mut templates, mut wrong) = (BTreeMap::new(), Vec::new());
         for case in expected["cases"].as_array().unwrap() {
             let name = case["template"].as_str().unwrap();
-            let template = Template::compile(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap();
-            let messages = expected["conversations"][case["conversation"].as_str().unwrap()].as_array().unwrap();
+            let template = templates.entry(name).or_insert_with(|| {
+                let source = std::fs::read_to_string(folder.join(name)).unwrap();
+                Template::compile(&source).unwrap().with(Map::new(), Some(day))
+            });
+            let conversation = conversation(&expected["conversations"][case["conversation"].as_str().unwrap()]);
             let turn = if case["open"] == true { Turn::Open } else { Turn::Done };
-            let text = template.render(messages, turn, &special);
-            match case["text"].as_str() {
-                Some(expected) => assert_eq!(text.unwrap(), expected, "{name} {}", case["conversation"]),
-                None => assert!(text.is_err(), "{name} {} was to be refused: {}", case["conversation"], case["error"]),
+            let text = template.render(&conversation, conversation.len(), turn, &special);
+            let is_right = match (case["text"].as_str(), &text) {
+                (Some(expected), Ok(text)) => expected == text,
+                (expected, _) => expected.is_none() && text.is_err(),
+            };
+            if !is_right {
+                wrong.push(format!("{name}, {}, {turn:?}:\n  Python {case}\n  here   {text:?}", case["conversation"]));
             }
+        }
+        assert_eq!(templates.len(), 19);
+        assert!(wrong.is_empty(), "{} renders differ:\n{}", wrong.len(), wrong.join("\n"));
+    }
+
+    #[test]
+    fn constructs_of_templates_render_as_in_transformers() {
+        let expected = packed_json(&fixture("templates.json.gz"));
+        let special: BTreeMap<String, String> = serde_json::from_value(expected["special"].clone()).unwrap();
+        let day: Date = expected["date"].as_str().unwrap().parse().unwrap();
+        let messages = [json!({ "role": "user", "content": "u" }), json!({ "role": "assistant", "content": "a" })];
+        let given = Map::from_iter([("v".to_owned(), expected["value"].clone())]);
+        let conversation = Conversation::new(&messages, &given);
+        let mut wrong = Vec::new();
+        for snippet in expected["snippets"].as_array().unwrap() {
+            let text = Template::compile(snippet["source"].as_str().unwrap()).and_then(|template| {
+                template.with(Map::new(), Some(day)).render(&conversation, 2, Turn::Done, &special)
+            });
+            let is_right = match (snippet["text"].as_str(), &text) {
+                (Some(expected), Ok(text)) => expected == text,
+                (expected, _) => expected.is_none() && text.is_err(),
+            };
+            if !is_right {
+                wrong.push(format!("{snippet}\n    here {text:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+        for beyond in expected["beyond"].as_array().unwrap() {
+            let text = Template::compile(beyond["source"].as_str().unwrap())
+                .and_then(|template| template.render(&conversation, 2, Turn::Done, &special));
+            assert!(text.is_err(), "{beyond} was to be refused: {text:?}");
         }
     }
 
@@ -198,13 +432,43 @@ mod tests {
     }
 
     #[test]
-    fn json_is_written_as_python_does() {
-        let messages = json!([{ "role": "user", "content": "<é>", "n": [1, 2.5, null] }]);
+    fn the_day_is_given_or_unknown_and_never_the_clocks() {
+        let asks = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}26 Jul 2024{% endif %}";
+        assert_eq!(rendered(asks, json!([])).unwrap(), "26 Jul 2024");
+        let template = Template::compile(asks).unwrap().with(Map::new(), Some("2025-03-09".parse().unwrap()));
+        let empty = Conversation::default();
+        assert_eq!(template.render(&empty, 0, Turn::Done, &BTreeMap::new()).unwrap(), "09 Mar 2025");
         assert_eq!(
-            rendered("{{ messages[0] | tojson }}", messages.clone()).unwrap(),
-            r#"{"role": "user", "content": "<é>", "n": [1, 2.5, null]}"#
+            rendered("{{ strftime_now('%Y') }}", json!([])).unwrap_err().to_string(),
+            "the chat template asks for today's date, and a result must not depend on the day; give it one: \
+             `template: { date: 2024-07-26 }`"
         );
-        assert_eq!(rendered("{{ messages[0].n | tojson(indent=2) }}", messages).unwrap(), "[\n  1,\n  2.5,\n  null\n]");
+    }
+
+    #[test]
+    fn a_tokenizer_may_have_a_template_for_tools() {
+        let many = json!({ "chat_template": [
+            { "name": "tool_use", "template": "tools: {{ tools | length }}" }, { "name": "default", "template": "chat" } ] });
+        let template = Template::of(many.as_object().unwrap()).unwrap().unwrap();
+        let text = |given: Value| {
+            let conversation = Conversation::new(&[], given.as_object().unwrap());
+            template.render(&conversation, 0, Turn::Done, &BTreeMap::new()).unwrap()
+        };
+        assert_eq!((text(json!({ "tools": [{}] })), text(json!({}))), ("tools: 1".into(), "chat".into()));
+    }
+
+    #[test]
+    fn what_stands_in_generation_blocks_is_told_apart_in_characters() {
+        let source =
+            "<é>{% generation %}{{ messages[0].content }}{% endgeneration %}\n{% generation %}\nx{%- endgeneration %}";
+        let template = Template::compile(source).unwrap();
+        let conversation = Conversation::new(&[json!({ "content": "日本" })], &Map::new());
+        assert_eq!(
+            template.render_marked(&conversation, &BTreeMap::new()).unwrap(),
+            ("<é>日本x".into(), vec![3..5, 5..6])
+        );
+        let edited = "{% set x %}{% generation %} a{% endgeneration %}{% endset %}{{ x | trim }}";
+        assert!(Template::compile(edited).unwrap().render_marked(&conversation, &BTreeMap::new()).is_err());
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! Knows nothing of rows or chat turns.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Debug, Formatter},
     fs,
+    ops::Range,
     path::Path,
     sync::Arc,
 };
@@ -13,12 +14,16 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Map, Value};
 use tokenizers::{decoders::DecoderWrapper, pre_tokenizers::byte_level::ByteLevel};
 
-use crate::text::template::Template;
+use crate::text::{
+    check::Finding,
+    template::{self, Template},
+};
 
 type Inner = tokenizers::Tokenizer;
 
 /// A tokenizer with the special tokens and the chat template that belong to it.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each says something of the files that was found out once")]
 pub struct Tokenizer {
     /// For text that begins a sequence.
     start: Arc<Inner>,
@@ -28,7 +33,12 @@ pub struct Tokenizer {
     json: Arc<str>,
     /// `tokenizer_config.json`.
     config: Arc<Map<String, Value>>,
-    template: Option<Template>,
+    template: Template,
+    has_template: bool,
+    is_edited: bool,
+    /// By their names in `tokenizer_config.json`, such as `eos_token`.
+    special_tokens: Arc<BTreeMap<String, String>>,
+    accepted: BTreeSet<Finding>,
     vocab_size: usize,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -80,6 +90,12 @@ impl Tokenizer {
         if let Ok(template) = fs::read_to_string(folder.join("chat_template.jinja")) {
             config.insert("chat_template".into(), template.into());
         }
+        // Where older tokenizers have their special tokens.
+        for (key, token) in object(&folder.join("special_tokens_map.json"))?.unwrap_or_default() {
+            if SPECIAL.contains(&key.as_str()) {
+                config.entry(key).or_insert(token);
+            }
+        }
         let mut tokenizer = Self::new(json, config).with_context(|| format!("reading {}", path.display()))?;
         // What ends a generation is the model's affair before it is the tokenizer's, as in transformers.
         for name in ["generation_config.json", "config.json"] {
@@ -104,10 +120,17 @@ impl Tokenizer {
         let value: Value = serde_json::from_str(&json).context("not valid JSON")?;
         let start = Arc::new(load(&json)?);
         let onward = without_prefix(&value).map(|changed| load(&changed.to_string())).transpose()?.map(Arc::new);
-        let special = |key: &str| special(&config, key).and_then(|content| start.token_to_id(&content));
+        let special = |key: &str| special_of(&config, key).and_then(|content| start.token_to_id(&content));
         let eos = special("eos_token");
+        let own = Template::of(&config)?;
         Ok(Self {
-            template: Template::of(&config)?,
+            has_template: own.is_some(),
+            is_edited: false,
+            template: own.unwrap_or_else(|| Template::compile(template::DEFAULT).expect("a test compiles it")),
+            special_tokens: Arc::new(
+                SPECIAL.into_iter().filter_map(|key| Some((key.to_owned(), special_of(&config, key)?))).collect(),
+            ),
+            accepted: BTreeSet::new(),
             vocab_size: start.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1),
             bos: added_before(&start)?,
             eos,
@@ -215,15 +238,77 @@ impl Tokenizer {
         self.pad
     }
 
+    /// The tokenizer's own chat template, or a plain one.
     #[must_use]
-    pub fn template(&self) -> Option<&Template> {
-        self.template.as_ref()
+    pub fn template(&self) -> &Template {
+        &self.template
     }
 
-    /// The content of a special token by its name in `tokenizer_config.json`, such as `eos_token`.
+    /// Does the tokenizer bring a chat template? Such a template writes the bos token itself.
     #[must_use]
-    pub fn special(&self, key: &str) -> Option<String> {
-        special(&self.config, key)
+    pub fn has_template(&self) -> bool {
+        self.has_template
+    }
+
+    /// The contents of the special tokens by their names in `tokenizer_config.json`, such as `eos_token`.
+    #[must_use]
+    pub fn special_tokens(&self) -> &BTreeMap<String, String> {
+        &self.special_tokens
+    }
+
+    /// Would it be saved otherwise than it was opened?
+    #[must_use]
+    pub fn is_edited(&self) -> bool {
+        self.is_edited
+    }
+
+    /// Does the template check let this pass?
+    #[must_use]
+    pub fn accepts(&self, finding: Finding) -> bool {
+        self.accepted.contains(&finding)
+    }
+
+    /// Does the id end a generation, or a completion that is learned?
+    #[must_use]
+    pub fn is_end(&self, id: u32) -> bool {
+        self.eos == Some(id) || self.eos_ids.contains(&id)
+    }
+
+    /// With another chat template in place of its own; [`Tokenizer::save`] writes it.
+    ///
+    /// # Errors
+    /// When it is not valid Jinja.
+    pub fn with_template(self, source: String) -> Result<Self> {
+        let template = Template::compile(&source)?;
+        let mut config = (*self.config).clone();
+        config.insert("chat_template".into(), source.into());
+        Ok(Self { template, has_template: true, is_edited: true, config: Arc::new(config), ..self })
+    }
+
+    /// With another token that ends a completion, before those that end a generation already.
+    ///
+    /// # Errors
+    /// When the vocabulary has no such token.
+    pub fn with_eos(self, token: &str) -> Result<Self> {
+        let id = self.start.token_to_id(token).with_context(|| format!("the tokenizer has no token {token:?}"))?;
+        let mut eos_ids = vec![id];
+        eos_ids.extend(self.eos_ids.iter().filter(|other| **other != id));
+        let mut config = (*self.config).clone();
+        config.insert("eos_token".into(), token.into());
+        let mut special_tokens = (*self.special_tokens).clone();
+        special_tokens.insert("eos_token".into(), token.into());
+        let (config, special_tokens) = (Arc::new(config), Arc::new(special_tokens));
+        Ok(Self { eos: Some(id), eos_ids, config, special_tokens, is_edited: true, ..self })
+    }
+
+    #[must_use]
+    pub fn writing(self, change: impl FnOnce(Template) -> Template) -> Self {
+        Self { template: change(self.template), ..self }
+    }
+
+    #[must_use]
+    pub fn accepting(self, accepted: BTreeSet<Finding>) -> Self {
+        Self { accepted, ..self }
     }
 
     #[must_use]
@@ -253,6 +338,25 @@ impl Tokenizer {
         let bytes = is_byte_level.then(|| token.chars().map(byte_of).collect::<Option<Vec<u8>>>()).flatten();
         // Behind itself, as what begins a text may be read in its own way.
         bytes.or_else(|| Some(self.decode_after(&[id], &[id]).ok()?.into_bytes()))
+    }
+
+    /// The ids of a text that begins a sequence, and which of them hold a character of the stretches, which are
+    /// counted in characters: as transformers makes a mask of a template's `generation` blocks.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_stretches(&self, text: &str, stretches: &[Range<usize>]) -> Result<(Vec<u32>, Vec<bool>)> {
+        let ids = self.encode(text)?;
+        let encoding = self.start.encode_char_offsets(text, false).map_err(|error| anyhow!(error))?;
+        let mut is_inside = vec![false; ids.len()];
+        for Range { start, end } in stretches {
+            let Some(first) = encoding.char_to_token(*start, 0) else { break };
+            // An empty stretch ends before it begins.
+            let last = end.checked_sub(1).and_then(|last| encoding.char_to_token(last, 0)).filter(|last| *last > 0);
+            let after = last.map_or(ids.len(), |last| last + 1);
+            is_inside.get_mut(first..after).unwrap_or_default().fill(true);
+        }
+        Ok((ids, is_inside))
     }
 
     fn encode_by(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
@@ -463,8 +567,11 @@ fn unknown(value: &Value, inner: &Inner) -> Unknown {
     if is_bpe && model["byte_fallback"] != true && !covers_bytes() { Unknown::Dropped } else { Unknown::Loud }
 }
 
+/// The special tokens that chat templates may name.
+const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
 /// A special token is written as a string, or as an object with `content`.
-fn special(config: &Map<String, Value>, key: &str) -> Option<String> {
+fn special_of(config: &Map<String, Value>, key: &str) -> Option<String> {
     let value = config.get(key)?;
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
@@ -499,7 +606,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bench::{fixture, json_of, shared};
+    use crate::{
+        bench::{fixture, json_of, packed_json, shared},
+        text::stream::Stream,
+    };
 
     fn of(json: &Value) -> Tokenizer {
         Tokenizer::new(json.to_string(), Map::new()).unwrap()
@@ -525,19 +635,63 @@ mod tests {
         serde_json::from_value(value.clone()).unwrap()
     }
 
-    #[test]
-    fn ids_and_texts_are_those_of_the_python_tokenizers() {
-        for name in ["gpt2", "qwen2.5", "qwen2-mini", "stories260K"] {
-            let expected = json_of(&fixture(&format!("tokenizers/{name}.json")));
-            let Some(tokenizer) = real(expected["tokenizer"].as_str().unwrap()) else { continue };
-            for case in expected["cases"].as_array().unwrap() {
-                let text = case["text"].as_str().unwrap();
-                let ids = ids_in(&case["ids"]);
-                assert_eq!(tokenizer.encode(text).unwrap(), ids, "{name}: {text:?}");
-                assert_eq!(tokenizer.decode(&ids).unwrap(), case["decoded"].as_str().unwrap(), "{name}: {text:?}");
-                assert_eq!(tokenizer.decode_plain(&ids).unwrap(), case["decoded_plain"].as_str().unwrap(), "{name}");
+    fn blake3_of(bytes: impl IntoIterator<Item = u8>) -> String {
+        blake3::hash(&bytes.into_iter().collect::<Vec<u8>>()).to_hex().to_string()
+    }
+
+    /// Encoding, decoding and streaming of what a fixture has, all in one go as tokenizers are large.
+    fn is_as_in_python(name: &str, tokenizer: &Tokenizer, expected: &Value) {
+        let texts = expected["texts"].as_array().unwrap();
+        for case in texts {
+            let (text, ids) = (case["text"].as_str().unwrap(), ids_in(&case["ids"]));
+            let made = tokenizer.encode(text);
+            if case["lost"].is_null() {
+                assert_eq!(made.unwrap(), ids, "{name}: {text:?}");
+            } else {
+                let error = made.expect_err(text).to_string();
+                assert!(error.starts_with("the tokenizer has no token for "), "{name}: {error}");
             }
         }
+        for case in texts.iter().chain(expected["drawn"].as_array().unwrap()) {
+            let ids = ids_in(&case["ids"]);
+            let decoded = |key: &str| case[key].as_str().unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), decoded("decoded"), "{name}: {ids:?}");
+            assert_eq!(tokenizer.decode_plain(&ids).unwrap(), decoded("decoded_plain"), "{name}: {ids:?}");
+            for (special, key) in [(SpecialTokens::Kept, "decoded"), (SpecialTokens::Hidden, "decoded_plain")] {
+                let mut stream = Stream::new(tokenizer, &[], special);
+                let pieces: Vec<String> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+                let text = pieces.concat() + &*stream.finish().unwrap();
+                assert_eq!(text, decoded(key), "{name}, token by token: {ids:?}");
+            }
+        }
+        let megabyte = &expected["megabyte"];
+        if !megabyte.is_null() {
+            let whole: String = texts.iter().map(|case| case["text"].as_str().unwrap()).collect();
+            let ids = tokenizer.encode(&whole.repeat(1_000_000 / whole.len())).unwrap();
+            assert_eq!(ids.len(), megabyte["tokens"], "{name}");
+            assert_eq!(blake3_of(ids.iter().flat_map(|id| id.to_le_bytes())), megabyte["ids"], "{name}");
+            assert_eq!(blake3_of(tokenizer.decode(&ids).unwrap().bytes()), megabyte["decoded"], "{name}");
+        }
+    }
+
+    #[test]
+    fn ids_and_texts_are_those_of_the_python_tokenizers() {
+        for name in ["gpt2", "qwen2.5", "qwen2-mini", "stories260K", "verl-digit-llama"] {
+            let expected = packed_json(&fixture(&format!("tokenizers/{name}.json.gz")));
+            let Some(tokenizer) = real(expected["tokenizer"].as_str().unwrap()) else { continue };
+            is_as_in_python(name, &tokenizer, &expected);
+        }
+    }
+
+    #[test]
+    fn tokenizers_of_every_kind_are_those_of_python() {
+        let kinds = packed_json(&fixture("tokenizers/kinds.json.gz"));
+        for (name, expected) in kinds.as_object().unwrap() {
+            let tokenizer = Tokenizer::new(expected["json"].as_str().unwrap().to_owned(), Map::new()).unwrap();
+            is_as_in_python(name, &tokenizer, expected);
+        }
+        let bert = Tokenizer::new(kinds["wordpiece"]["json"].as_str().unwrap().to_owned(), Map::new()).unwrap();
+        assert_eq!(bert.bos(), bert.token_to_id("[CLS]"));
     }
 
     #[test]
