@@ -49,10 +49,20 @@ fn the_whole_recipe_runs_and_an_edit_reruns_only_what_is_behind_it() {
     assert_eq!(nodes(&run(), "made"), behind);
 }
 
-/// The pipeline that the README starts with, each node at its smallest.
+/// The pipeline that the README starts with.
 #[test]
 fn the_tiny_recipe_runs_in_miniature_and_again_in_a_second() {
-    let mut project = Project::of_pipeline("r1_tiny.yaml");
+    runs_in_miniature_and_again_in_a_second("r1_tiny.yaml");
+}
+
+#[test]
+fn the_recipe_of_adapters_runs_in_miniature_and_again_in_a_second() {
+    runs_in_miniature_and_again_in_a_second("lora.yaml");
+}
+
+/// Each node at its smallest.
+fn runs_in_miniature_and_again_in_a_second(pipeline: &str) {
+    let mut project = Project::of_pipeline(pipeline);
     project.write("keep.rhai", KEEP);
     let plan = project.mashbill("plan p.yaml").stdout;
     for line in plan.lines() {

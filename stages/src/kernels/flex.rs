@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use matrix::{Dense, Operand, Shared, Target, empty, owned, product, project, threads};
 use vector::{dot, exp, lanes, log_sum_exp, sigmoid};
 
-use super::{AdamStep, Rotary, Seen, Sequences, Wanted};
+use super::{AdamStep, Omission, Rotary, Seen, Sequences, Wanted};
 
 /// Elements that one task of an element-wise operation takes.
 const CHUNK: usize = 16 * 1024;
@@ -30,6 +30,12 @@ pub trait Fused: burn::backend::Backend {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
     fn linear_back_x(gradient: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
     fn linear_back_weight(gradient: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn linear_with_dropout(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        omission: Arc<Omission>,
+    ) -> FloatTensor<Self>;
+    fn omit(x: FloatTensor<Self>, omission: Arc<Omission>) -> FloatTensor<Self>;
     fn rows(table: FloatTensor<Self>, index: Arc<Vec<usize>>) -> FloatTensor<Self>;
     fn rows_back(gradient: FloatTensor<Self>, index: Arc<Vec<usize>>, count: usize) -> FloatTensor<Self>;
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
@@ -155,6 +161,23 @@ impl Fused for Flex {
         let (left, right) = (Operand(gradient.slice().as_ptr(), 1, m), Operand(x.slice().as_ptr(), n, 1));
         // SAFETY: sizes are those of the three dense tensors.
         unsafe { product([m, n, k], target, left, right, threads()) };
+        output
+    }
+
+    fn linear_with_dropout(x: FlexTensor, weight: FlexTensor, omission: Arc<Omission>) -> FlexTensor {
+        <Self as Fused>::linear(Self::omit(x, omission), weight)
+    }
+
+    fn omit(x: FlexTensor, omission: Arc<Omission>) -> FlexTensor {
+        let x = Dense::new(&x);
+        let width = x.width();
+        let mut output = empty(x.0.shape());
+        let rows = output.storage_mut::<f32>().par_chunks_mut(width).zip(x.slice().par_chunks(width));
+        rows.enumerate().for_each(|(row, (output, x))| {
+            for ((output, x), factor) in output.iter_mut().zip(x).zip(omission.factors(row)) {
+                *output = x * factor;
+            }
+        });
         output
     }
 

@@ -12,7 +12,7 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-use super::{AdamStep, Rotary, Seen, Sequences, Wanted, flex::Fused};
+use super::{AdamStep, Omission, Rotary, Seen, Sequences, Wanted, flex::Fused};
 
 /// Records an operation: its tracked inputs, what its gradient needs, the forward value, and the gradient.
 ///
@@ -73,6 +73,24 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             back |gradient| {
                 let (x, weight) = state;
                 [B::linear_back_x(gradient.clone(), weight), B::linear_back_weight(gradient, x)]
+            }
+        )
+    }
+
+    fn linear_with_dropout(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        omission: Arc<Omission>,
+    ) -> FloatTensor<Self> {
+        // `x` is kept as it came, which others keep too: what is left of it is found again.
+        differentiable!(
+            LinearWithDropout<2>(x, weight),
+            keep state: (FloatTensor<B>, FloatTensor<B>, Arc<Omission>) = (x.clone(), weight.clone(), omission.clone()),
+            forward B::linear_with_dropout(x, weight, omission),
+            back |gradient| {
+                let (x, weight, omission) = state;
+                let of_x = B::omit(B::linear_back_x(gradient.clone(), weight), omission.clone());
+                [of_x, B::linear_back_weight(gradient, B::omit(x, omission))]
             }
         )
     }
@@ -227,6 +245,10 @@ impl<B: Fused, C: CheckpointStrategy> Fused for Autodiff<B, C> {
     }
 
     fn linear_back_weight(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+        unreachable!("{NO_SECOND_ORDER}")
+    }
+
+    fn omit(_: FloatTensor<Self>, _: Arc<Omission>) -> FloatTensor<Self> {
         unreachable!("{NO_SECOND_ORDER}")
     }
 

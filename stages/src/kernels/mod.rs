@@ -15,6 +15,8 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
+use crate::random::Stream;
+
 /// Where the sequences of a flat batch lie, and the position of every token in its own sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequences {
@@ -116,6 +118,30 @@ impl Seen {
     }
 }
 
+/// Which numbers of a matrix are left out (dropout; Srivastava et al., JMLR 15, 2014): a function of a key for each row,
+/// so that a gradient finds them again and nothing has to keep them.
+#[derive(Debug)]
+pub struct Omission {
+    /// The share that is left out, below 1. What stays is divided by the rest of it, so that the mean stays too.
+    pub share: f32,
+    /// `[rows]`
+    pub keys: Arc<Vec<u64>>,
+    /// One more word of every key, such as one that stands for who reads the matrix.
+    pub place: u64,
+}
+
+impl Omission {
+    /// What each number of a row is multiplied by, without end.
+    pub(crate) fn factors(&self, row: usize) -> impl Iterator<Item = f32> {
+        let kept = 1.0 / (1.0 - self.share);
+        // Of 32 bits: two channels take one draw.
+        let least = (f64::from(self.share) * f64::from(u32::MAX)) as u32;
+        let mut stream = Stream::new(&[self.keys[row], self.place]);
+        let halves = std::iter::repeat_with(move || stream.bits()).flat_map(|bits| [bits as u32, (bits >> 32) as u32]);
+        halves.map(move |bits| if bits < least { 0.0 } else { kept })
+    }
+}
+
 fn is_flex(device: &Device) -> bool {
     match device.as_dispatch() {
         DispatchDevice::Flex(_) => true,
@@ -132,6 +158,16 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         return plain::linear(x, weight);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// As [`linear`], of what is left of `x`.
+#[must_use]
+pub fn linear_with_dropout(x: Tensor<2>, weight: Tensor<2>, omission: &Arc<Omission>) -> Tensor<2> {
+    if !is_flex(&x.device()) {
+        return plain::linear_with_dropout(x, weight, omission);
+    }
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as flex::Fused>::linear_with_dropout(x, weight, omission.clone()))
 }
 
 /// The rows `index` of `table`: `[rows, width]` to `[index.len(), width]`. An embedding, or a choice of tokens.

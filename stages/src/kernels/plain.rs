@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
-use super::{AdamStep, KeyValue, Moments, PAGE, Rotary, Seen, Sequences};
+use super::{AdamStep, KeyValue, Moments, Omission, PAGE, Rotary, Seen, Sequences};
 
 fn ints(values: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
     let values: Vec<i32> = values.map(|value| i32::try_from(value).expect("indices fit 31 bits")).collect();
@@ -19,6 +19,13 @@ fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) 
 
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     x.matmul(weight.transpose())
+}
+
+pub fn linear_with_dropout(x: Tensor<2>, weight: Tensor<2>, omission: &Omission) -> Tensor<2> {
+    let [tokens, width] = x.dims();
+    let factors = (0..tokens).flat_map(|row| omission.factors(row).take(width)).collect();
+    let factors = floats(factors, [tokens, width], &x.device().without_autodiff());
+    linear(x * factors, weight)
 }
 
 pub fn rows(table: Tensor<2>, index: &[usize]) -> Tensor<2> {

@@ -63,6 +63,21 @@ fn linear_equals_its_plain_form() {
 }
 
 #[test]
+fn linear_with_dropout_equals_its_plain_form() {
+    for tokens in [1, 3, 70] {
+        let inputs = [normal(1, [tokens, 25]), normal(2, [40, 25])];
+        let keys = Arc::new((0..tokens as u64).map(|row| 7 * row + 1).collect());
+        let omission = Arc::new(Omission { share: 0.3, keys, place: 5 });
+        assert_equal(
+            "linear with dropout",
+            &inputs,
+            &|x| linear_with_dropout(x[0].clone(), x[1].clone(), &omission),
+            &|x| plain::linear_with_dropout(x[0].clone(), x[1].clone(), &omission),
+        );
+    }
+}
+
+#[test]
 fn a_token_of_linear_does_not_depend_on_the_batch() {
     let (x, weight) = (normal(1, [300, 172]), normal(2, [64, 172]));
     let all = values(linear(x.clone(), weight.clone()));

@@ -135,12 +135,12 @@ struct LowRank {
 
 impl LowRank {
     fn forward(&self, x: Tensor<2>, dropped: Option<&Drawn>) -> Tensor<2> {
-        let x = match dropped {
-            Some(drawn) => drawn.drop(x, self.place),
-            None => x,
+        let narrow = match dropped {
+            Some(drawn) => kernels::linear_with_dropout(x, self.a.clone(), &drawn.omission(self.place)),
+            None => kernels::linear(x, self.a.clone()),
         };
         // The narrow side is scaled: it is `rank` wide.
-        kernels::linear(kernels::linear(x, self.a.clone()) * self.scale, self.b.clone())
+        kernels::linear(narrow * self.scale, self.b.clone())
     }
 }
 

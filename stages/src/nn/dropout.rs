@@ -2,12 +2,11 @@
 //! a number is a function of seed, step, sequence, position, matrix and channel.
 //! So it depends neither on the batch around a sequence nor on what was computed before.
 
-use burn::tensor::{Tensor, TensorData};
-use rayon::prelude::*;
+use std::sync::Arc;
 
 use crate::{
-    kernels::Sequences,
-    random::{self, Stream},
+    kernels::{Omission, Sequences},
+    random,
 };
 
 /// Dropout for one training step.
@@ -36,7 +35,8 @@ impl Dropout {
             let text = random::bits(&words.collect::<Vec<u64>>());
             (0..ids.len() as u64).map(move |position| random::bits(&[text, position]))
         };
-        Drawn { share: self.share, keys: sequences.offsets.windows(2).flat_map(of_sequence).collect() }
+        let keys: Vec<u64> = sequences.offsets.windows(2).flat_map(of_sequence).collect();
+        Drawn { share: self.share, keys: keys.into() }
     }
 }
 
@@ -45,35 +45,14 @@ impl Dropout {
 pub struct Drawn {
     share: f32,
     /// `[tokens]`: what each token's chance is drawn by.
-    keys: Vec<u64>,
+    keys: Arc<Vec<u64>>,
 }
 
 impl Drawn {
-    /// Zeroes numbers of `x` `[tokens, width]` and scales the others so that the mean stays. `place` is the word of
-    /// the matrix that reads them.
+    /// Of the input of one matrix, whose word is `place`.
     #[must_use]
-    pub fn drop(&self, x: Tensor<2>, place: u64) -> Tensor<2> {
-        let [tokens, width] = x.dims();
-        let factors = TensorData::new(self.factors(place, width), [tokens, width]);
-        // A constant beside a recorded tensor.
-        x.clone() * Tensor::from_data(factors, &x.device().without_autodiff())
-    }
-
-    fn factors(&self, place: u64, width: usize) -> Vec<f32> {
-        let kept = 1.0 / (1.0 - self.share);
-        // Of 32 bits: two channels take one draw.
-        let least = (f64::from(self.share) * f64::from(u32::MAX)) as u32;
-        let mut factors = vec![0.0; self.keys.len() * width];
-        factors.par_chunks_mut(width).zip(&self.keys).for_each(|(row, key)| {
-            let mut stream = Stream::new(&[*key, place]);
-            for pair in row.chunks_mut(2) {
-                let bits = stream.bits();
-                for (factor, bits) in pair.iter_mut().zip([bits as u32, (bits >> 32) as u32]) {
-                    *factor = if bits < least { 0.0 } else { kept };
-                }
-            }
-        });
-        factors
+    pub fn omission(&self, place: u64) -> Arc<Omission> {
+        Arc::new(Omission { share: self.share, keys: self.keys.clone(), place })
     }
 }
 
@@ -81,9 +60,14 @@ impl Drawn {
 mod tests {
     use super::*;
 
-    fn drawn(key: [u64; 2], tokens: &[u32], lengths: &[usize]) -> Vec<Vec<f32>> {
+    fn drawn_for(place: u64, key: [u64; 2], tokens: &[u32], lengths: &[usize]) -> Vec<Vec<f32>> {
         let drawn = Dropout::new(0.25, key).unwrap().draw(tokens, &Sequences::of_lengths(lengths));
-        drawn.factors(9, 1000).chunks(1000).map(<[f32]>::to_vec).collect()
+        let omission = drawn.omission(place);
+        (0..tokens.len()).map(|row| omission.factors(row).take(1000).collect()).collect()
+    }
+
+    fn drawn(key: [u64; 2], tokens: &[u32], lengths: &[usize]) -> Vec<Vec<f32>> {
+        drawn_for(9, key, tokens, lengths)
     }
 
     #[test]
@@ -110,7 +94,6 @@ mod tests {
         assert_ne!(base, drawn([1, 3], &[5, 5, 5], &[3]));
         assert_ne!(base, drawn([2, 2], &[5, 5, 5], &[3]));
         assert_ne!(base, drawn([1, 2], &[5, 5, 6], &[3]));
-        let drawn = Dropout::new(0.25, [1, 2]).unwrap().draw(&[5, 5, 5], &Sequences::of_lengths(&[3]));
-        assert_ne!(drawn.factors(9, 1000), drawn.factors(10, 1000));
+        assert_ne!(base, drawn_for(10, [1, 2], &[5, 5, 5], &[3]));
     }
 }
