@@ -93,14 +93,9 @@ impl<'a> Model<'a> {
     /// What a layer keeps of a token for its gradient (kernels/gradient.rs): the residual stream before both norms, and
     /// what they make of it for the matrices that learn; queries, keys and values as attention takes them, and what it
     /// mixes; the inside of the feed-forward layer before and after its activation. Where heads are normed, queries and
-    /// keys before that. An adapter keeps the narrow side of its product, and what dropout left of its input.
+    /// keys before that. An adapter keeps the narrow side of its product; what dropout left of its input is found again.
     fn kept_by_a_layer(&self, adapter: Option<&Lora>) -> usize {
         let (hidden, queries, keys, inner) = self.widths();
-        let read = |target: Target| match target {
-            Target::QProj | Target::KProj | Target::VProj | Target::GateProj | Target::UpProj => hidden,
-            Target::OProj => queries,
-            Target::DownProj => inner,
-        };
         let learns =
             |targets: &[Target]| adapter.is_none_or(|lora| targets.iter().any(|target| lora.targets.contains(target)));
         let normed_heads = if self.config.qk_norm { queries + keys } else { 0 };
@@ -113,10 +108,7 @@ impl<'a> Model<'a> {
         ];
         let for_matrices: usize =
             for_matrices.iter().filter(|(targets, _)| learns(targets)).map(|(_, width)| width).sum();
-        let of_adapter = adapter.map_or(0, |lora| {
-            let dropped = usize::from(lora.dropout > 0.0);
-            lora.targets.iter().map(|target| lora.rank + dropped * read(*target)).sum()
-        });
+        let of_adapter = adapter.map_or(0, |lora| lora.targets.len() * lora.rank);
         2 * hidden + queries + 2 * keys + normed_heads + before_activation + for_matrices + of_adapter
     }
 
@@ -587,8 +579,7 @@ mod tests {
         let lora = Lora { rank: 3, targets: [Target::QProj, Target::DownProj].into(), ..Lora::default() };
         // Both x 8, what the first norm makes of it 4; attention 4 + 4; gate and up 16, their product 8; 3 for each product.
         assert_eq!(model.kept_by_a_layer(Some(&lora)), 50);
-        // The dropped inputs of q (4) and of down (8).
-        assert_eq!(model.kept_by_a_layer(Some(&Lora { dropout: 0.1, ..lora.clone() })), 62);
+        assert_eq!(model.kept_by_a_layer(Some(&Lora { dropout: 0.1, ..lora.clone() })), 50);
         let pass = Pass { tokens: 1, targets: 1, is_one_of_many: false };
         let parts = training(&model, pass, Some(&lora), Reference::Kept);
         // 3 x (4 + 4) of q, 3 x (8 + 4) of down.
