@@ -2,7 +2,8 @@
 """What `mashbill plan` says that nodes will hold in memory beside what they held: prints the table of NOTES.md.
 
     benches/memory/measure.py                 # the small cases
-    benches/memory/measure.py qwen            # the Qwen2.5-0.5B-shaped one: 24 GB of memory, some minutes
+    benches/memory/measure.py qwen            # the Qwen2.5-0.5B-shaped one: 10 GB of memory and of disk, some minutes
+    benches/memory/measure.py qwen tuned      # some nodes of it
 
 A node is run alone, in a process of its own, after all that it needs; held is the largest resident set of that process.
 MASHBILL names the binary, WORK the folder that is worked in. `qwen` wants PyTorch and safetensors, for the weights, and the
@@ -69,13 +70,14 @@ def small():
 
 
 def qwen():
-    for dtype in ["bfloat16", "float32"]:
+    nodes = sys.argv[2:] or ["model_f32", "model_bf16", "tuned", "answers", "scores", "exported"]
+    for dtype in ["float32", "bfloat16"] if "model_f32" in nodes else ["bfloat16"]:
         # In a process of its own: a child's largest resident set begins with that of the process that started it.
         subprocess.run([sys.executable, __file__, "make", WORK / f"qwen-{dtype}", dtype], check=True)
     file = WORK / "qwen.yaml"
     shutil.copy(HERE / "qwen.yaml", file)
     shutil.copy(DATA / "gsm8k/train.jsonl.gz", WORK)
-    measure(file, ["model_f32", "model_bf16", "tuned", "answers", "scores", "exported"])
+    measure(file, nodes)
 
 
 def make_qwen(folder, dtype):
