@@ -267,18 +267,19 @@ fn greatest(logits: &[f32]) -> Result<f32> {
     Ok(most)
 }
 
-/// The places of the greatest `count` logits, the greatest first; of equal ones the first.
+/// The places of the greatest `count` logits, the greatest first; of equal ones the first. For a few: each is inserted.
 fn likeliest(logits: &[f32], count: usize) -> Vec<usize> {
-    let count = count.min(logits.len());
+    let mut best: Vec<usize> = Vec::with_capacity(count + 1);
     if count == 0 {
-        return Vec::new();
+        return best;
     }
-    let order = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
-    let mut places: Vec<usize> = (0..logits.len()).collect();
-    places.select_nth_unstable_by(count - 1, order);
-    places.truncate(count);
-    places.sort_unstable_by(order);
-    places
+    for (place, logit) in logits.iter().enumerate() {
+        if best.len() < count || *logit > logits[best[count - 1]] {
+            best.insert(best.partition_point(|other| logits[*other] >= *logit), place);
+            best.truncate(count);
+        }
+    }
+    best
 }
 
 #[cfg(test)]

@@ -11,11 +11,10 @@ mod vector;
 use std::sync::Arc;
 
 use burn::backend::{Flex, TensorMetadata, backend_extension, flex::FlexTensor, tensor::FloatTensor};
-use pulp::Arch;
 use rayon::prelude::*;
 
 use matrix::{Dense, Operand, Shared, Target, empty, owned, product, project, threads};
-use vector::{dot, exp, lanes, log_sum_exp, sigmoid};
+use vector::{Arch, dot, exp, lanes, log_sum_exp, sigmoid};
 
 use super::{AdamStep, Omission, Rotary, Seen, Sequences, Wanted};
 
@@ -390,7 +389,7 @@ impl Fused for Flex {
                 #[inline(always)]
                 || {
                     let inputs = gate.iter().zip(up).zip(gradient);
-                    for ((to_gate, to_up), ((gate, up), gradient)) in to_gate.iter_mut().zip(to_up).zip(inputs) {
+                    for ((to_gate, to_up), ((gate, up), gradient)) in to_gate.iter_mut().zip(to_up.iter_mut()).zip(inputs) {
                         let open = sigmoid(*gate);
                         let silu = gate * open;
                         *to_up = gradient * silu;
@@ -567,7 +566,7 @@ impl Fused for Flex {
             Arch::new().dispatch(
                 #[inline(always)]
                 || {
-                    let all = weight.iter_mut().zip(first).zip(second).zip(gradient);
+                    let all = weight.iter_mut().zip(first.iter_mut()).zip(second.iter_mut()).zip(gradient);
                     for (((weight, first), second), gradient) in all {
                         let gradient = gradient * gradient_scale;
                         *first = beta1 * *first + (1.0 - beta1) * gradient;

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use burn::backend::{TensorMetadata, flex::FlexTensor};
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
     matrix::{Dense, Operand, Shared, Target, empty, product},
-    vector::{dot, softmax},
+    vector::{Arch, dot, softmax},
 };
 use crate::kernels::Sequences;
 

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
     matrix::{Dense, Operand, Shared, Target, empty, product, project, threads},
-    vector::{exp, lanes_of_two, maximum},
+    vector::{Arch, exp, lanes_of_two, maximum},
 };
 use crate::kernels::Wanted;
 

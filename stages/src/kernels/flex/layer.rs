@@ -1,13 +1,12 @@
 //! Layer norm and its gradient, row by row.
 
 use burn::backend::{TensorMetadata, flex::FlexTensor};
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
     ROWS,
     matrix::{Dense, empty},
-    vector::{dot, lanes},
+    vector::{Arch, dot, lanes},
 };
 
 /// Mean, and one over the deviation.

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use burn::backend::{TensorMetadata, flex::FlexTensor};
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
     matrix::{Dense, empty, owned},
-    vector::softmax,
+    vector::{Arch, softmax},
 };
 use crate::kernels::{PAGE, Seen};
 

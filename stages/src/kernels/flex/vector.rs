@@ -1,6 +1,36 @@
 //! Arithmetic on one row, written so that it vectorises: each function is inlined into the caller's loop, which is
 //! compiled for the instruction set found at run time.
 
+/// Runs a loop that was compiled for each instruction set by the best one that this processor has.
+///
+/// `pulp` calls a closure as one that runs once. Most that are written here could run often, and then that call is a
+/// function of its own: left outside when it is large, compiled for the oldest processor, with a library call for every
+/// fused product. Called as what they are, closures marked `inline(always)` become part of the function for the set.
+pub(super) struct Arch(pulp::Arch);
+
+impl Arch {
+    #[inline]
+    pub(super) fn new() -> Self {
+        Self(pulp::Arch::new())
+    }
+
+    #[inline(always)]
+    pub(super) fn dispatch<R>(self, work: impl FnMut() -> R) -> R {
+        self.0.dispatch(Work(work))
+    }
+}
+
+struct Work<F>(F);
+
+impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Work<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn call(mut self) -> R {
+        (self.0)()
+    }
+}
+
 /// `e^x` to 2 ulp (Cephes' expf: Cody-Waite reduction, degree-5 polynomial); vectorises, unlike libm's.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
