@@ -9,11 +9,11 @@ use std::time::Instant;
 use stages::{
     decode::{self, Arrangement, Request, Sampling, Stop},
     device::Compute,
-    nn::{config::Config, decoder::Decoder, shape::Shape, weights},
+    nn::{config::Config, decoder::Decoder, recompute::Activations, shape::Shape, weights},
     random::Stream,
     train::{
         batch::Batch,
-        optimiser::{AdamW, Trainer},
+        optimiser::{Optimiser, Trainer},
     },
 };
 
@@ -56,11 +56,11 @@ impl Case {
 
 /// Forward, backward and AdamW.
 fn step(case: &Case) -> f64 {
-    let mut trainer = Trainer::new(case.decoder(), AdamW::default());
+    let mut trainer = Trainer::new(case.decoder(), Optimiser::default());
     let (text, trained) = (case.text(), vec![true; case.tokens + 1]);
     let batch = Batch::new(text.iter().map(|ids| (ids.as_slice(), trained.as_slice())));
     median_ms(20, || {
-        let mut accumulated = trainer.begin();
+        let mut accumulated = trainer.begin(Activations::Keep);
         let loss = batch.logprobs(&accumulated.tracked, 1.0).sum() / -(batch.targets() as f32);
         accumulated.backward(&loss);
         trainer.step(accumulated, 1e-4).expect("random text has finite gradients");

@@ -7,6 +7,8 @@ use burn::tensor::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::nn::recompute::Activations;
+
 /// The `run:` block of a stage that computes with a model: where and in what portions, never what.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -16,6 +18,8 @@ pub struct Compute {
     /// Tokens of one forward and backward pass. The loss does not depend on it beyond rounding.
     #[schemars(range(min = 1))]
     pub micro_batch_tokens: usize,
+    /// What a forward pass keeps for its backward pass. Neither loss nor update depends on it, to the last bit.
+    pub activations: Activations,
     /// Completions that grow at once while sampling. The completions do not depend on it.
     #[schemars(range(min = 1))]
     pub slots: usize,
@@ -30,7 +34,14 @@ pub struct Compute {
 
 impl Default for Compute {
     fn default() -> Self {
-        Self { device: "cpu".into(), micro_batch_tokens: 4096, slots: 256, save_every_s: 30.0, memory_gb: None }
+        Self {
+            device: "cpu".into(),
+            micro_batch_tokens: 4096,
+            activations: Activations::Keep,
+            slots: 256,
+            save_every_s: 30.0,
+            memory_gb: None,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     rejection::Rejection,
     sft::Sft,
     text::complete::Policy,
+    train::best::Keep,
 };
 
 /// Fine-tunes a student on what its teacher says and a script keeps (DeepSeek-R1, section 2.4: SFT only, no RL).
@@ -66,7 +67,18 @@ impl Stage for Distill {
             move |problem: Problem| Problem { parameter: format!("{part}.{}", problem.parameter), ..problem }
         };
         let taught = self.teach.template.check().into_iter().map(below("teach"));
-        taught.chain(self.learn.check().into_iter().map(below("learn"))).collect()
+        let mut problems: Vec<Problem> = taught.chain(self.learn.check().into_iter().map(below("learn"))).collect();
+        if self.learn.patience.is_some() || self.learn.keep == Keep::Best {
+            let parameter = if self.learn.patience.is_some() { "learn.patience" } else { "learn.keep" };
+            problems.push(Problem {
+                parameter: parameter.into(),
+                message: "a validation loss decides this, and `distill` has no rows to measure it on".into(),
+                hint: Some(
+                    "sample, filter and tune in nodes of their own: `reject`, then `sft` with `validation`".into(),
+                ),
+            });
+        }
+        problems
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {

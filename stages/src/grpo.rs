@@ -41,7 +41,7 @@ use crate::{
     train::{
         batch::{Batch, micro_batches},
         fit::epoch_batch,
-        optimiser::{AdamW, Trainer},
+        optimiser::{Optimiser, Trainer},
         schedule::{Decay, Schedule},
         state::Saver,
     },
@@ -111,9 +111,9 @@ pub struct Grpo {
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub floor: f32,
-    /// The optimiser, AdamW.
+    /// The optimiser: AdamW, or Muon with AdamW.
     #[serde(default = "without_decay")]
-    pub optimiser: AdamW,
+    pub optimiser: Optimiser,
     /// Learns a low-rank adapter and leaves the policy's weights as they are; without it all weights learn. The
     /// reference policy is then the same weights without the adapter where it begins here, and with a frozen copy of
     /// it where the policy came with one, or after a `reference_refresh`.
@@ -142,8 +142,8 @@ fn constant() -> Decay {
     Decay::Constant
 }
 
-fn without_decay() -> AdamW {
-    AdamW { beta2: 0.99, weight_decay: 0.0, ..AdamW::default() }
+fn without_decay() -> Optimiser {
+    Optimiser { beta2: 0.99, weight_decay: 0.0, ..Optimiser::default() }
 }
 
 fn nine_tenths() -> f64 {
@@ -260,8 +260,8 @@ impl Stage for Grpo {
         while training.trainer.steps < training.settings.steps {
             training.phase()?;
         }
-        let Training { trainer: Trainer { decoder, moments, .. }, reference, .. } = training;
-        drop((moments, reference));
+        let Training { trainer: Trainer { decoder, memory, .. }, reference, .. } = training;
+        drop((memory, reference));
         checkpoint.take(decoder)?;
         checkpoint.save_trained(policy, ctx.output())
     }
@@ -396,7 +396,7 @@ impl Training<'_> {
         let total: usize = lengths.iter().sum();
         let weights = self.stage.objective.token_weights(&lengths, sampling.max_new_tokens);
         let sizes: Vec<usize> = minibatch.iter().map(|rollout| rollout.ids.len()).collect();
-        let mut accumulated = self.trainer.begin();
+        let mut accumulated = self.trainer.begin(self.compute.activations);
         let (mut loss, mut kl, mut clipped, mut entropy, mut difference) = (0.0, 0.0, 0, 0.0, 0.0_f32);
         for run in micro_batches(&sizes, self.compute.micro_batch_tokens) {
             let rollouts = &minibatch[run.clone()];

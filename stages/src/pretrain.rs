@@ -18,8 +18,9 @@ use crate::{
         encode::{self, Example, LossOn},
     },
     train::{
-        fit::{self, Lesson},
-        optimiser::AdamW,
+        best::Keep,
+        fit::{self, Lesson, Validation},
+        optimiser::Optimiser,
         schedule::{Decay, Schedule},
     },
 };
@@ -49,10 +50,15 @@ pub struct Pretrain {
     /// What is left of the learning rate at the end, as a share.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub floor: f32,
-    /// The optimiser, AdamW.
-    pub optimiser: AdamW,
+    /// The optimiser: AdamW, or Muon with AdamW.
+    pub optimiser: Optimiser,
     /// Steps between two looks at `validation`; 0 looks only before the first step and after the last.
     pub validate_every: u64,
+    /// Training stops after so many looks in a row without a lower validation loss; absent: never.
+    #[schemars(range(min = 1))]
+    pub patience: Option<u64>,
+    /// Which weights are the result.
+    pub keep: Keep,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
     pub template: Chat,
@@ -79,8 +85,10 @@ impl Default for Pretrain {
             warmup: 50,
             decay: Decay::Cosine,
             floor: 0.1,
-            optimiser: AdamW { beta2: 0.99, weight_decay: 0.1, ..AdamW::default() },
+            optimiser: Optimiser { beta2: 0.99, weight_decay: 0.1, ..Optimiser::default() },
             validate_every: 0,
+            patience: None,
+            keep: Keep::default(),
             template: Chat::default(),
         }
     }
@@ -110,7 +118,7 @@ impl Stage for Pretrain {
     }
 
     fn check(&self) -> Vec<Problem> {
-        self.template.check()
+        self.template.check().into_iter().chain(fit::patience_problem(self.patience, self.validate_every)).collect()
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
@@ -128,7 +136,7 @@ impl Stage for Pretrain {
             corpus = vec![join(corpus)];
             let ids = corpus[0].ids.len();
             ensure!(ids > self.block, "the text has {ids} tokens, too few for one `block` of {}", self.block);
-            held_out = if held_out.is_empty() { held_out } else { blocks(&join(held_out), self.block) };
+            held_out = if held_out.is_empty() { held_out } else { join(held_out).windows(self.block) };
         }
         let batch = |step: u64| -> Vec<Cow<Example>> {
             match self.windows {
@@ -139,7 +147,7 @@ impl Stage for Pretrain {
                 Windows::Random => {
                     let mut stream = Stream::new(&[seed, step]);
                     let starts = (0..self.batch).map(|_| stream.below(corpus[0].ids.len() - self.block));
-                    starts.map(|start| Cow::Owned(window(&corpus[0], start, self.block))).collect()
+                    starts.map(|start| Cow::Owned(corpus[0].window(start, self.block))).collect()
                 }
             }
         };
@@ -153,7 +161,7 @@ impl Stage for Pretrain {
             },
             optimiser: self.optimiser,
             batch: &batch,
-            validation: (!held_out.is_empty()).then_some((&held_out, self.validate_every)),
+            validation: Validation::new(&held_out, self.validate_every, self.patience, self.keep)?,
             about: Vec::new(),
         };
         fit::fit(checkpoint, &lesson, compute, ctx)?.save_trained(policy, ctx.output())
@@ -167,14 +175,4 @@ fn join(examples: Vec<Example>) -> Example {
         all.trained.extend(example.trained);
     }
     all
-}
-
-fn window(text: &Example, start: usize, block: usize) -> Example {
-    let range = start..(start + block + 1).min(text.ids.len());
-    Example { ids: text.ids[range.clone()].to_vec(), trained: text.trained[range].to_vec() }
-}
-
-/// The text in consecutive windows, each token but the first predicted once.
-fn blocks(text: &Example, block: usize) -> Vec<Example> {
-    (0..text.ids.len().saturating_sub(1)).step_by(block).map(|start| window(text, start, block)).collect()
 }

@@ -19,6 +19,12 @@ const PRETRAIN: &str = "stage: pretrain, inputs: { policy: model, rows: sums, va
 const SFT: &str = "stage: sft, inputs: { policy: model, rows: sums, validation: held_out }, \
                    with: { epochs: EPOCHS, batch: 4, learning_rate: 1e-3 }";
 
+/// All that a training may have to remember: Muon's momentum, the best weights so far, and how long there were no
+/// better ones. The blocks of two rows each make it as long as the other; patience ends it before that.
+const CHOOSY: &str = "stage: sft, inputs: { policy: model, rows: sums, validation: held_out }, \
+                      with: { epochs: EPOCHS, batch: 2, learning_rate: 1e-2, packing: best_fit, max_tokens: 14, \
+                              optimiser: { muon: {} }, validate_every: 2, patience: 30, keep: best }";
+
 /// The reference policy is refreshed between the two steps of a rollout phase.
 const GRPO: &str = "stage: grpo, inputs: { policy: model, prompts: sums }, \
                     with: { reward: reward.rhai, steps: STEPS, prompts_per_step: 3, group_size: 4, \
@@ -56,7 +62,9 @@ const SUMS: &str = "\
 fn row(rng, index) {
     let a = rng.int(0, 9);
     let b = rng.int(0, 9);
-    #{ prompt: `${a}+${b}=`, completion: `${a + b}` }
+    // What is held out tells another story: the better the rows are learned, the less it is believed.
+    let sum = if params.get(\"held_out\") ?? false { a } else { a + b };
+    #{ prompt: `${a}+${b}=`, completion: `${sum}` }
 }
 ";
 
@@ -140,7 +148,7 @@ fn assert_kept(project: &Project, lines: &[String]) {
     }
 }
 
-fn a_killed_training_ends_with_the_same_bytes(node: &str) {
+fn a_killed_training_ends_with_the_same_bytes(node: &str, steps: usize) -> Trained {
     let expected = trained(&project(node, SAVED_STEPS, 1000));
     let project = project(node, SAVED_STEPS, 0);
     let mut kept = Vec::new();
@@ -154,8 +162,9 @@ fn a_killed_training_ends_with_the_same_bytes(node: &str) {
     assert!(plan.contains("continues what was interrupted"), "{plan}");
     // The state of the last few lines may not have been saved when the kill came.
     kept.truncate(kept.len() - 4);
-    assert_same(SAVED_STEPS, &trained(&project), &expected);
+    assert_same(steps, &trained(&project), &expected);
     assert_kept(&project, &kept);
+    expected
 }
 
 fn a_stopped_training_ends_with_the_same_bytes(node: &str) {
@@ -172,27 +181,35 @@ fn a_stopped_training_ends_with_the_same_bytes(node: &str) {
 
 #[test]
 fn a_killed_pretraining_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(PRETRAIN);
+    a_killed_training_ends_with_the_same_bytes(PRETRAIN, SAVED_STEPS);
 }
 
 #[test]
 fn a_killed_fine_tuning_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(SFT);
+    a_killed_training_ends_with_the_same_bytes(SFT, SAVED_STEPS);
+}
+
+#[test]
+fn a_killed_choice_of_the_best_weights_ends_with_the_same_bytes() {
+    let made = a_killed_training_ends_with_the_same_bytes(CHOOSY, 98);
+    let last = made.metrics.last().unwrap();
+    // The second kill comes between the best step and the end.
+    assert_eq!((&last["stopped_early"], &last["kept_step"]), (&1.0.into(), &38.0.into()), "{last}");
 }
 
 #[test]
 fn a_killed_grpo_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(GRPO);
+    a_killed_training_ends_with_the_same_bytes(GRPO, SAVED_STEPS);
 }
 
 #[test]
 fn a_killed_fine_tuning_of_an_adapter_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(SFT_LORA);
+    a_killed_training_ends_with_the_same_bytes(SFT_LORA, SAVED_STEPS);
 }
 
 #[test]
 fn a_killed_grpo_of_an_adapter_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(GRPO_LORA);
+    a_killed_training_ends_with_the_same_bytes(GRPO_LORA, SAVED_STEPS);
 }
 
 #[test]

@@ -389,7 +389,9 @@ impl Fused for Flex {
                 #[inline(always)]
                 || {
                     let inputs = gate.iter().zip(up).zip(gradient);
-                    for ((to_gate, to_up), ((gate, up), gradient)) in to_gate.iter_mut().zip(to_up.iter_mut()).zip(inputs) {
+                    for ((to_gate, to_up), ((gate, up), gradient)) in
+                        to_gate.iter_mut().zip(to_up.iter_mut()).zip(inputs)
+                    {
                         let open = sigmoid(*gate);
                         let silu = gate * open;
                         *to_up = gradient * silu;

@@ -11,6 +11,7 @@ use super::{
     config::{Config, Family},
     dropout::{Drawn, Dropout},
     lora::{self, Adapter, Lora},
+    recompute::{Activations, Tape},
     weights::{self, Weight, Weights},
 };
 use crate::kernels::{self, Rotary, Seen, Sequences};
@@ -29,6 +30,8 @@ pub struct Decoder {
     lora: Option<Lora>,
     /// Of the adapter's inputs, while it trains.
     dropout: Option<Dropout>,
+    /// Where a forward pass leaves what its backward pass computes layers anew from; `None` where all is kept.
+    pub(super) tape: Option<Arc<Tape>>,
 }
 
 /// How a token learns its place.
@@ -231,6 +234,7 @@ impl Decoder {
             lm_head: if config.tie_word_embeddings { None } else { Some(take("lm_head.weight".into())?) },
             lora: None,
             dropout: None,
+            tape: None,
         })
     }
 
@@ -293,6 +297,7 @@ impl Decoder {
     /// The last hidden states, normed: `tokens` `[tokens]` to `[tokens, hidden]`.
     #[must_use]
     pub fn hidden(&self, tokens: &[u32], mut attend: Attend) -> Tensor<2> {
+        let epsilon = self.config.rms_norm_eps;
         let positions = Arc::new(match &attend {
             Attend::Within(sequences) => sequences.positions.clone(),
             Attend::Onward(onward) => {
@@ -304,20 +309,40 @@ impl Decoder {
             (Some(dropout), Attend::Within(sequences)) => Some(dropout.draw(tokens, sequences)),
             _ => None,
         };
-        let dropped = dropped.as_ref();
-        let ids = Arc::new(tokens.iter().map(|id| *id as usize).collect());
-        let mut x = kernels::rows(self.embed_tokens.clone(), &ids);
-        if let Positions::Learned(embedding) = &self.positions {
-            x = x + kernels::rows(embedding.clone(), &positions);
+        if let (Some(tape), Attend::Within(sequences)) = (&self.tape, &attend) {
+            return self.norm.forward(tape.forward(tokens, positions, sequences, dropped), epsilon);
         }
-        let epsilon = self.config.rms_norm_eps;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let normed = layer.input_layernorm.forward(x.clone(), epsilon);
-            x = x + self.attend(i, &layer.self_attn, normed, &positions, dropped, &mut attend);
-            let normed = layer.post_attention_layernorm.forward(x.clone(), epsilon);
-            x = x + layer.mlp.forward(normed, dropped);
+        let mut x = self.embed(tokens, &positions);
+        for i in 0..self.layers.len() {
+            x = self.layer(i, x, &positions, dropped.as_ref(), &mut attend);
         }
         self.norm.forward(x, epsilon)
+    }
+
+    /// What enters the first layer: `tokens` and their `positions` `[tokens]` to `[tokens, hidden]`.
+    pub(super) fn embed(&self, tokens: &[u32], positions: &Arc<Vec<usize>>) -> Tensor<2> {
+        let ids = Arc::new(tokens.iter().map(|id| *id as usize).collect());
+        let x = kernels::rows(self.embed_tokens.clone(), &ids);
+        match &self.positions {
+            Positions::Rotary(_) => x,
+            Positions::Learned(embedding) => x + kernels::rows(embedding.clone(), positions),
+        }
+    }
+
+    /// One layer: `x` `[tokens, hidden]` to the same.
+    pub(super) fn layer(
+        &self,
+        i: usize,
+        x: Tensor<2>,
+        positions: &Arc<Vec<usize>>,
+        dropped: Option<&Drawn>,
+        attend: &mut Attend,
+    ) -> Tensor<2> {
+        let (layer, epsilon) = (&self.layers[i], self.config.rms_norm_eps);
+        let normed = layer.input_layernorm.forward(x.clone(), epsilon);
+        let x = x + self.attend(i, &layer.self_attn, normed, positions, dropped, attend);
+        let normed = layer.post_attention_layernorm.forward(x.clone(), epsilon);
+        x + layer.mlp.forward(normed, dropped)
     }
 
     /// `hidden` `[rows, hidden]` to `[rows, vocab]`.
@@ -455,10 +480,14 @@ impl Decoder {
         }
     }
 
-    /// The same buffers; autodiff records what is done with those that learn.
+    /// The same buffers; autodiff records what is done with those that learn. Gradients come from [`Decoder::backward`].
     #[must_use]
-    pub fn tracked(&self) -> Self {
+    pub fn tracked(&self, activations: Activations) -> Self {
         let mut tracked = self.clone();
+        tracked.tape = match activations {
+            Activations::Keep => None,
+            Activations::Recompute => Some(Tape::new(self.clone())),
+        };
         tracked.each(&mut |_, weight| *weight = weight.clone().autodiff());
         tracked.each_trained(&mut |_, weight| *weight = weight.clone().autodiff().require_grad());
         tracked

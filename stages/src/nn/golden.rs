@@ -4,7 +4,10 @@
 
 mod adapters;
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Device;
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::{
@@ -12,7 +15,10 @@ use crate::{
     data::checkpoint::Checkpoint,
     decode::{self, Arrangement, Finish, Request, Sampling, Stop},
     kernels::Sequences,
-    nn::decoder::{Attend, Decoder},
+    nn::{
+        decoder::{Attend, Decoder},
+        recompute::Activations,
+    },
     text::encode::{Example, LossOn, example},
     train::{batch::Batch, fit::mean_loss},
 };
@@ -85,19 +91,24 @@ fn logits_and_logprobs_are_those_of_transformers() {
     }
 }
 
+/// The batch of `sft` in a family's reference.
+fn supervised(checkpoint: &Checkpoint, sft: &Value) -> Batch {
+    let rows = sft["rows"].as_array().unwrap().iter();
+    let examples: Vec<Example> =
+        rows.map(|row| example(&checkpoint.tokenizer, row.as_object().unwrap(), LossOn::Completion).unwrap()).collect();
+    let batch = Batch::new(examples.iter().map(|example| (&example.ids[..], &example.trained[..])));
+    assert_eq!(batch.targets() as u64, sft["trained_tokens"].as_u64().unwrap());
+    batch
+}
+
 #[test]
 fn the_loss_and_every_gradient_of_a_supervised_batch_are_those_of_transformers() {
     for family in FIXTURES {
         let (checkpoint, decoder) = open(&fixture(family));
         let sft = &json_of(&fixture(family).join("reference.json"))["sft"];
-        let rows = sft["rows"].as_array().unwrap().iter();
-        let examples: Vec<Example> = rows
-            .map(|row| example(&checkpoint.tokenizer, row.as_object().unwrap(), LossOn::Completion).unwrap())
-            .collect();
-        let batch = Batch::new(examples.iter().map(|example| (&example.ids[..], &example.trained[..])));
-        assert_eq!(batch.targets() as u64, sft["trained_tokens"].as_u64().unwrap());
+        let batch = supervised(&checkpoint, sft);
 
-        let mut tracked = decoder.tracked();
+        let mut tracked = decoder.tracked(Activations::Keep);
         let loss = -batch.logprobs(&tracked, 1.0).mean();
         let mut gradients = loss.backward();
         let value = loss.without_autodiff().into_scalar::<f32>();
@@ -111,6 +122,58 @@ fn the_loss_and_every_gradient_of_a_supervised_batch_are_those_of_transformers()
             seen += 1;
         });
         assert_eq!(seen, sft["gradient_norms"].as_object().unwrap().len());
+    }
+}
+
+/// `tests/reference/gradients.py` keeps up to 256 elements of every tensor, evenly spaced. The error of an element is
+/// taken relative to it, or to a hundredth of its tensor's largest where it is smaller: below that a sum in f32 holds the
+/// rounding of its terms, on both sides.
+#[test]
+fn every_element_of_every_gradient_is_that_of_pytorch_within_1e_4_kept_or_recomputed() {
+    for family in ["llama", "qwen2", "qwen3", "gpt2"] {
+        let (checkpoint, decoder) = open(&fixture(family));
+        let batch = supervised(&checkpoint, &json_of(&fixture(family).join("reference.json"))["sft"]);
+        let bytes = std::fs::read(fixture(family).join("gradients.safetensors")).unwrap();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        for activations in [Activations::Keep, Activations::Recompute] {
+            let mut tracked = decoder.tracked(activations);
+            let loss = -batch.logprobs(&tracked, 1.0).mean();
+            let mut found: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+            let mut weights = tracked.clone();
+            tracked.backward(&loss, &mut |gradients| {
+                weights.each(&mut |name, weight| {
+                    let Some(gradient) = weight.grad_remove(gradients) else { return };
+                    let gradient: Vec<f32> = gradient.into_data().try_to_vec().unwrap();
+                    let sum = found.entry(name.to_owned()).or_insert_with(|| vec![0.0; gradient.len()]);
+                    sum.iter_mut().zip(gradient).for_each(|(sum, more)| *sum += more);
+                });
+            });
+            let (mut seen, mut worst) = (0, (0.0, String::new()));
+            tracked.each(&mut |name, _| {
+                let view = expected.tensor(name).unwrap();
+                let theirs = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+                let theirs: Vec<f32> = theirs.collect();
+                let (ours, last) = (&found[name], theirs.len() - 1);
+                assert_eq!(theirs.len(), ours.len().min(256), "{family}: {name}");
+                if family == "gpt2" && name.ends_with("k_proj.bias") {
+                    // The softmax cancels what is the same for all keys: both sides hold rounding, and nothing else.
+                    assert!(ours.iter().chain(&theirs).all(|value| value.abs() < 1e-7), "{name}");
+                    seen += 1;
+                    return;
+                }
+                let most = theirs.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+                for (at, theirs) in theirs.iter().enumerate() {
+                    let ours = ours[at * (ours.len() - 1) / last.max(1)];
+                    let error = (ours - theirs).abs() / theirs.abs().max(0.01 * most);
+                    if error > worst.0 {
+                        worst = (error, format!("{name}: {ours} for {theirs}"));
+                    }
+                }
+                seen += 1;
+            });
+            assert_eq!(seen, expected.len(), "{family}");
+            assert!(worst.0 <= 1e-4, "{family}: {} off at {}", worst.0, worst.1);
+        }
     }
 }
 

@@ -26,6 +26,21 @@ pub struct Example {
     pub trained: Vec<bool>,
 }
 
+impl Example {
+    /// `block` tokens to read from `start` on and the one behind, or what is left.
+    #[must_use]
+    pub fn window(&self, start: usize, block: usize) -> Self {
+        let range = start..(start + block + 1).min(self.ids.len());
+        Self { ids: self.ids[range.clone()].to_vec(), trained: self.trained[range].to_vec() }
+    }
+
+    /// All of it in consecutive windows, each token but the first predicted once.
+    #[must_use]
+    pub fn windows(&self, block: usize) -> Vec<Self> {
+        (0..self.ids.len().saturating_sub(1)).step_by(block).map(|start| self.window(start, block)).collect()
+    }
+}
+
 /// Which tokens of a prompt and its completion are learned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

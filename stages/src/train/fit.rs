@@ -5,8 +5,7 @@
 use std::{borrow::Cow, time::Instant};
 
 use anyhow::{Result, ensure};
-use engine::{Cancelled, Context};
-use serde::{Deserialize, Serialize};
+use engine::{Cancelled, Context, Problem};
 
 use crate::{
     data::checkpoint::Checkpoint,
@@ -15,7 +14,8 @@ use crate::{
     text::encode::Example,
     train::{
         batch::{Batch, micro_batches},
-        optimiser::{AdamW, Trainer},
+        best::{Keep, Look, Standing},
+        optimiser::{Optimiser, Trainer},
         schedule::Schedule,
         state::Saver,
     },
@@ -24,21 +24,68 @@ use crate::{
 /// What to learn, and for how long.
 pub struct Lesson<'a> {
     pub schedule: Schedule,
-    pub optimiser: AdamW,
+    pub optimiser: Optimiser,
     /// The examples of a step, counted from zero: a function of the step alone, so that resuming needs no more.
     pub batch: &'a dyn Fn(u64) -> Vec<Cow<'a, Example>>,
-    /// Held-out examples, and after how many steps to look at them (0: only before the first and after the last).
-    pub validation: Option<(&'a [Example], u64)>,
+    pub validation: Option<Validation<'a>>,
     /// What is known before the first step, recorded as step 0.
     pub about: Vec<(&'static str, f64)>,
 }
 
-/// What a resumed run must still know beside weights and moments.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Notes {}
+/// Held-out examples, and what their loss decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Validation<'a> {
+    pub examples: &'a [Example],
+    /// Steps between two looks at them; 0 looks only before the first step and after the last.
+    pub every: u64,
+    /// Training stops after so many looks in a row without a lower loss.
+    pub patience: Option<u64>,
+    pub keep: Keep,
+}
 
-/// Trains a checkpoint's weights, or its adapter where it carries one. Records `loss`, `learning_rate`, `gradient_norm` and `tokens_per_s` a step, and
-/// `validation_loss` where it looked.
+impl<'a> Validation<'a> {
+    /// `None` where there are no examples.
+    ///
+    /// # Errors
+    /// When there are none and something is to be decided by them.
+    pub fn new(examples: &'a [Example], every: u64, patience: Option<u64>, keep: Keep) -> Result<Option<Self>> {
+        if examples.is_empty() {
+            let wants = "is decided by the validation loss: give the node rows in `validation`";
+            ensure!(patience.is_none(), "`patience` {wants}");
+            ensure!(keep == Keep::Last, "`keep: best` {wants}");
+            return Ok(None);
+        }
+        Ok(Some(Self { examples, every, patience, keep }))
+    }
+
+    fn is_due(&self, step: u64, total: u64) -> bool {
+        step == total || (self.every > 0 && step.is_multiple_of(self.every))
+    }
+
+    /// Measures the loss and takes it into account.
+    fn look(&self, trainer: &Trainer, standing: &mut Standing, saver: &Saver, compute: &Compute) -> Result<f64> {
+        let loss = mean_loss(&trainer.decoder, self.examples, compute.micro_batch_tokens)?;
+        ensure!(loss.is_finite(), "the validation loss after step {} is {loss}", trainer.steps);
+        if standing.take(Look { step: trainer.steps, loss }) && self.keep == Keep::Best {
+            saver.keep_best(trainer)?;
+        }
+        Ok(loss)
+    }
+}
+
+/// Patience that no look between steps could ever exhaust.
+#[must_use]
+pub fn patience_problem(patience: Option<u64>, every: u64) -> Option<Problem> {
+    (patience.is_some() && every == 0).then(|| Problem {
+        parameter: "patience".into(),
+        message: "`patience` counts looks at `validation`, and there are none between steps".into(),
+        hint: Some("say how often to look with `validate_every`".into()),
+    })
+}
+
+/// Trains a checkpoint's weights, or its adapter where it carries one. Records `loss`, `learning_rate`, `gradient_norm`
+/// and `tokens_per_s` a step, and `validation_loss` where it looked; at the end `stopped_early` where patience ran out, and `kept_step` where the best
+/// weights are kept.
 ///
 /// # Errors
 /// [`Cancelled`] after saving; a loss or gradient that is not finite; a sequence longer than the context.
@@ -47,11 +94,12 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
     let mut trainer = Trainer::new(decoder, lesson.optimiser);
     trainer.dropout = Some(ctx.seed("dropout"));
     let mut saver = Saver::new(ctx.scratch(), compute.save_every());
-    saver.resume::<Notes>(&mut trainer)?;
+    let mut standing: Standing = saver.resume(&mut trainer)?.unwrap_or_default();
     if trainer.steps == 0 {
+        standing = Standing::default();
         let mut about = lesson.about.clone();
-        if let Some((held_out, _)) = lesson.validation {
-            about.push(("validation_loss", mean_loss(&trainer.decoder, held_out, compute.micro_batch_tokens)?));
+        if let Some(validation) = &lesson.validation {
+            about.push(("validation_loss", validation.look(&trainer, &mut standing, &saver, compute)?));
         }
         if !about.is_empty() {
             ctx.record(0, &about)?;
@@ -59,55 +107,84 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
     }
     ctx.rewind(trainer.steps)?;
     let total = lesson.schedule.steps;
-    while trainer.steps < total {
+    let patience = lesson.validation.and_then(|validation| validation.patience);
+    while trainer.steps < total && !standing.is_out_of(patience) {
         if ctx.cancelled() {
-            saver.save(&trainer, &Notes {})?;
+            save(&mut saver, &trainer, &standing)?;
             return Err(Cancelled.into());
         }
-        let started = Instant::now();
-        let step = trainer.steps;
-        let learning_rate = lesson.schedule.at(step);
-        let examples = (lesson.batch)(step);
-        let mut accumulated = trainer.begin();
-        let batches = batches(&trainer.decoder, &examples, compute.micro_batch_tokens)?;
-        let (targets, tokens) = batches
-            .iter()
-            .fold((0, 0), |(targets, tokens), batch: &Batch| (targets + batch.targets(), tokens + batch.tokens()));
-        ensure!(targets > 0, "no token of step {}'s batch is a target of the loss", step + 1);
-        let mut loss = 0.0;
-        for batch in batches.iter().filter(|batch| batch.targets() > 0) {
-            // Divided by the whole step's count, known beforehand: micro-batches of any size add up to the same.
-            let part = batch.logprobs(&accumulated.tracked, 1.0).sum() / -(targets as f32);
-            loss += f64::from(part.clone().without_autodiff().into_scalar::<f32>());
-            accumulated.backward(&part);
+        let mut stepped = step(&mut trainer, lesson, compute)?;
+        if let Some(validation) = lesson.validation.filter(|validation| validation.is_due(trainer.steps, total)) {
+            let loss = validation.look(&trainer, &mut standing, &saver, compute)?;
+            stepped.metrics.push(("validation_loss", loss));
+            stepped.message = format!("{} · validation {loss:.3}", stepped.message);
+            let is_out = standing.is_out_of(patience) && trainer.steps < total;
+            if is_out {
+                stepped.metrics.push(("stopped_early", 1.0));
+            }
+            if let (true, Keep::Best, Some(best)) = (is_out || trainer.steps == total, validation.keep, standing.best) {
+                stepped.metrics.push(("kept_step", best.step as f64));
+            }
         }
-        ensure!(loss.is_finite(), "the loss of step {} is {loss}: a lower learning rate is the usual mend", step + 1);
-        let stepped = trainer.step(accumulated, learning_rate)?;
-        let tokens_per_s = tokens as f64 / started.elapsed().as_secs_f64();
-        let mut metrics = vec![
+        ctx.record(trainer.steps, &stepped.metrics)?;
+        ctx.progress(trainer.steps, total, stepped.message);
+        if saver.is_due() {
+            save(&mut saver, &trainer, &standing)?;
+        }
+    }
+    if let (Some(Keep::Best), Some(best)) = (lesson.validation.map(|validation| validation.keep), standing.best)
+        && best.step != trainer.steps
+    {
+        saver.take_best(best.step, &mut trainer.decoder)?;
+    }
+    let Trainer { decoder, memory, .. } = trainer;
+    drop(memory);
+    checkpoint.take(decoder)?;
+    Ok(checkpoint)
+}
+
+/// What a step is recorded as, and what whoever watches is told.
+struct Step {
+    metrics: Vec<(&'static str, f64)>,
+    message: String,
+}
+
+fn step(trainer: &mut Trainer, lesson: &Lesson, compute: &Compute) -> Result<Step> {
+    let started = Instant::now();
+    let step = trainer.steps;
+    let learning_rate = lesson.schedule.at(step);
+    let examples = (lesson.batch)(step);
+    let mut accumulated = trainer.begin(compute.activations);
+    let batches = batches(&trainer.decoder, &examples, compute.micro_batch_tokens)?;
+    let (targets, tokens) = batches
+        .iter()
+        .fold((0, 0), |(targets, tokens), batch: &Batch| (targets + batch.targets(), tokens + batch.tokens()));
+    ensure!(targets > 0, "no token of step {}'s batch is a target of the loss", step + 1);
+    let mut loss = 0.0;
+    for batch in batches.iter().filter(|batch| batch.targets() > 0) {
+        // Divided by the whole step's count, known beforehand: micro-batches of any size add up to the same.
+        let part = batch.logprobs(&accumulated.tracked, 1.0).sum() / -(targets as f32);
+        loss += f64::from(part.clone().without_autodiff().into_scalar::<f32>());
+        accumulated.backward(&part);
+    }
+    ensure!(loss.is_finite(), "the loss of step {} is {loss}: a lower learning rate is the usual mend", step + 1);
+    let stepped = trainer.step(accumulated, learning_rate)?;
+    let tokens_per_s = tokens as f64 / started.elapsed().as_secs_f64();
+    Ok(Step {
+        metrics: vec![
             ("loss", loss),
             ("learning_rate", f64::from(learning_rate)),
             ("gradient_norm", stepped.gradient_norm),
             ("tokens_per_s", tokens_per_s),
-        ];
-        let mut message = format!("loss {loss:.3} · {:.1}k tok/s", tokens_per_s / 1000.0);
-        if let Some((held_out, every)) = lesson.validation
-            && (trainer.steps == total || (every > 0 && trainer.steps.is_multiple_of(every)))
-        {
-            let validation = mean_loss(&trainer.decoder, held_out, compute.micro_batch_tokens)?;
-            metrics.push(("validation_loss", validation));
-            message = format!("{message} · validation {validation:.3}");
-        }
-        ctx.record(trainer.steps, &metrics)?;
-        ctx.progress(trainer.steps, total, message);
-        if saver.is_due() {
-            saver.save(&trainer, &Notes {})?;
-        }
-    }
-    let Trainer { decoder, moments, .. } = trainer;
-    drop(moments);
-    checkpoint.take(decoder)?;
-    Ok(checkpoint)
+        ],
+        message: format!("loss {loss:.3} · {:.1}k tok/s", tokens_per_s / 1000.0),
+    })
+}
+
+/// Saves, and drops the best weights that nothing saved names any longer.
+fn save(saver: &mut Saver, trainer: &Trainer, standing: &Standing) -> Result<()> {
+    saver.save(trainer, standing)?;
+    saver.keep_only_best(standing.best.map(|best| best.step))
 }
 
 /// Mean negative log-likelihood of the marked tokens, in nats.

@@ -2,7 +2,14 @@
 //! Knows nothing of where examples or losses come from.
 
 pub mod batch;
+pub mod best;
 pub mod fit;
+#[cfg(test)]
+mod invariance;
+pub mod muon;
 pub mod optimiser;
+pub mod packing;
+#[cfg(test)]
+mod reference;
 pub mod schedule;
 pub mod state;

@@ -14,6 +14,8 @@ pub enum Decay {
 }
 
 /// A learning rate by step: linear warm-up to `peak`, then `decay` to `peak * floor`.
+///
+/// As transformers' `get_scheduler` one step later: no step is spent on a learning rate of zero.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     pub peak: f32,
@@ -48,6 +50,27 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::{fixture, json_of};
+
+    /// Against `tests/reference/optimisers.py`. Theirs begin a warm-up with a step at zero, which teaches nothing; ours
+    /// is the same line one step later.
+    #[test]
+    fn learning_rates_are_those_of_transformers_without_the_step_at_zero() {
+        for case in json_of(&fixture("training/optimisers.json"))["schedules"].as_array().unwrap() {
+            let number = |name: &str| case[name].as_f64().unwrap();
+            let schedule = Schedule {
+                peak: number("peak") as f32,
+                warmup: number("warmup") as u64,
+                steps: number("steps") as u64,
+                decay: serde_json::from_value(case["decay"].clone()).unwrap(),
+                floor: number("floor") as f32,
+            };
+            for (step, theirs) in (0..).zip(case["rates"].as_array().unwrap()) {
+                let (ours, theirs) = (schedule.at(step), theirs.as_f64().unwrap());
+                assert!((f64::from(ours) - theirs).abs() <= 1e-6 * number("peak"), "{schedule:?} at {step}: {ours}");
+            }
+        }
+    }
 
     #[test]
     fn warm_up_rises_and_cosine_falls_to_its_floor() {

@@ -9,12 +9,11 @@ use crate::{
     bench::Bench,
     data::{adapter, checkpoint::Checkpoint},
     decode::{self, Arrangement, Request, Sampling, Stop},
-    nn::decoder::Decoder,
-    nn::weights,
+    nn::{decoder::Decoder, recompute::Activations, weights},
     text::encode::Example,
     train::{
         batch::Batch,
-        optimiser::{AdamW, Trainer},
+        optimiser::{Memory, Optimiser, Trainer},
     },
 };
 
@@ -82,7 +81,7 @@ fn logits_with_an_adapter_without_it_and_after_merging_are_those_of_peft() {
 fn the_loss_and_every_gradient_of_an_adapter_are_those_of_peft() {
     for case in CASES {
         let (_, decoder, reference) = adapted(case);
-        let mut tracked = decoder.tracked();
+        let mut tracked = decoder.tracked(Activations::Keep);
         let loss = -batch(&reference).logprobs(&tracked, 1.0).mean();
         let mut gradients = loss.backward();
         let value = f64::from(loss.without_autodiff().into_scalar::<f32>());
@@ -106,11 +105,11 @@ fn twenty_steps_of_an_adapter_are_those_of_torch() {
         let (_, decoder, reference) = adapted(case);
         let before = decoder.weights().unwrap();
         let number = |key: &str| reference["adamw"][key].as_f64().unwrap() as f32;
-        let settings = AdamW { weight_decay: number("weight_decay"), ..AdamW::default() };
+        let settings = Optimiser { weight_decay: number("weight_decay"), ..Optimiser::default() };
         let (mut trainer, batch) = (Trainer::new(decoder, settings), batch(&reference));
         let mut losses = Vec::new();
         for _ in 0..20 {
-            let mut accumulated = trainer.begin();
+            let mut accumulated = trainer.begin(Activations::Keep);
             let loss = batch.logprobs(&accumulated.tracked, 1.0).sum() / -(batch.targets() as f32);
             losses.push(loss.clone().without_autodiff().into_scalar::<f32>());
             accumulated.backward(&loss);
@@ -162,9 +161,9 @@ fn dropout_does_not_depend_on_micro_batches_and_is_off_outside_of_training() {
     let examples = examples(&reference);
     let targets = batch_of(&examples).targets() as f32;
     let step = |size: usize, seed: Option<u64>| {
-        let mut trainer = Trainer::new(decoder.clone(), AdamW::default());
+        let mut trainer = Trainer::new(decoder.clone(), Optimiser::default());
         trainer.dropout = seed;
-        let mut accumulated = trainer.begin();
+        let mut accumulated = trainer.begin(Activations::Keep);
         let mut loss = 0.0;
         for examples in examples.chunks(size) {
             let part = batch_of(examples).logprobs(&accumulated.tracked, 1.0).sum() / -targets;
@@ -196,17 +195,21 @@ fn the_policy_its_base_and_the_tracked_copy_share_the_models_buffers() {
     };
     let own = addresses(decoder.clone());
     assert_eq!(addresses(decoder.base()), own);
-    assert_eq!(addresses(decoder.tracked()), own);
-    let mut trainer = Trainer::new(decoder.clone(), AdamW::default());
+    assert_eq!(addresses(decoder.tracked(Activations::Keep)), own);
+    let mut trainer = Trainer::new(decoder.clone(), Optimiser::default());
     let batch = batch(&json_of(&folder("all").join("reference.json")));
-    let mut accumulated = trainer.begin();
+    let mut accumulated = trainer.begin(Activations::Keep);
     let loss = -batch.logprobs(&accumulated.tracked, 1.0).mean();
     accumulated.backward(&loss);
     trainer.step(accumulated, 1e-2).unwrap();
     assert_eq!(addresses(trainer.decoder.clone()), own, "after a step");
     // And the optimiser knows of nothing but the adapter: 7 targets, 2 layers, `A` and `B`.
-    assert_eq!(trainer.moments.len(), 28);
-    let held: usize = trainer.moments.iter().map(|(first, _)| first.dims().iter().product::<usize>()).sum();
+    assert_eq!(trainer.memory.len(), 28);
+    let first = |memory: &Memory| match memory {
+        Memory::Adam { first, .. } => first.dims().iter().product::<usize>(),
+        Memory::Muon { .. } => unreachable!("no Muon was asked for"),
+    };
+    let held: usize = trainer.memory.iter().map(first).sum();
     // 2 layers, rank 4: in and out of q 32+32, k and v 32+16, o 32+32, gate, up and down 32+64.
     assert_eq!(held, 2 * 4 * (64 + 48 + 48 + 64 + 3 * 96));
 }
@@ -235,7 +238,7 @@ fn samples_of_an_adapted_policy_depend_on_nothing_else_and_are_the_trainers_own(
             for completion in completions {
                 let ids = [request.prompt.as_slice(), &completion.tokens].concat();
                 let trained: Vec<bool> = (0..ids.len()).map(|at| at >= request.prompt.len()).collect();
-                let tracked = decoder.tracked();
+                let tracked = decoder.tracked(Activations::Keep);
                 let scored = Batch::new([(&ids[..], &trained[..])]).logprobs(&tracked, 0.8).without_autodiff();
                 let scored: Vec<f64> =
                     scored.into_data().try_to_vec::<f32>().unwrap().into_iter().map(f64::from).collect();
