@@ -15,7 +15,8 @@ use crate::nn::recompute::Activations;
 pub struct Compute {
     /// Where tensors live: `cpu`.
     pub device: String,
-    /// Tokens of one forward and backward pass. The loss does not depend on it beyond rounding.
+    /// Tokens of one forward and backward pass; a step accumulates gradients over as many passes as it needs. Neither
+    /// loss nor update depends on it beyond rounding.
     #[schemars(range(min = 1))]
     pub micro_batch_tokens: usize,
     /// What a forward pass keeps for its backward pass. Neither loss nor update depends on it, to the last bit.
