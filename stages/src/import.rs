@@ -73,7 +73,7 @@ fn located(place: &Place, ctx: &Context, fetch: fn(&Repository, &Context) -> Res
     Ok(repository.folder())
 }
 
-fn fetch_adapter(repository: &Repository, ctx: &Context) -> Result<()> {
+pub(crate) fn fetch_adapter(repository: &Repository, ctx: &Context) -> Result<()> {
     repository.fetch(&[adapter::CONFIG, adapter::WEIGHTS].map(str::to_owned), ctx)?;
     Ok(())
 }

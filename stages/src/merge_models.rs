@@ -309,7 +309,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bench::{Bench, fixture};
+    use crate::{
+        bench::{Bench, fixture},
+        data::adapter,
+    };
 
     /// The fixture's model with every weight set by its place in its tensor.
     fn model(bench: &Bench, name: &str, of: impl Fn(usize) -> f32) -> PathBuf {
@@ -396,6 +399,32 @@ mod tests {
             let folder = bench.run::<MergeModels>(json!({ "method": method }), inputs).unwrap();
             assert_eq!(Checkpoint::open(&folder).unwrap().weights, original, "{method}");
         }
+    }
+
+    #[test]
+    fn an_adapter_is_folded_into_its_policy_first() {
+        let bench = Bench::new();
+        let plain = fixture("llama");
+        let mut adapted = Checkpoint::open(&plain).unwrap();
+        adapted.adapter = Some(adapter::read(&fixture("lora/all"), &adapted.config).unwrap());
+        let folder = bench.path("adapted");
+        std::fs::create_dir_all(&folder).unwrap();
+        adapted.save(&folder).unwrap();
+        adapted.merge().unwrap();
+        let base = Checkpoint::open(&plain).unwrap().weights;
+        let made = bench
+            .run::<MergeModels>(json!({ "method": "linear" }), &[("policies", &folder), ("policies", &plain)])
+            .unwrap();
+        let made = Checkpoint::open(&made).unwrap();
+        assert!(made.adapter.is_none());
+        for (name, weight) in &made.weights {
+            assert_eq!(
+                weight.values,
+                formula::linear(&[&adapted.weights[name].values, &base[name].values], &[1.0, 1.0])
+            );
+        }
+        let name = "model.layers.0.self_attn.q_proj.weight";
+        assert_ne!(made.weights[name], base[name], "the adapter of this test has no effect");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::bench::{Bench, fixture, json_of, shared};
 
-const FAMILIES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+const FAMILIES: [&str; 6] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3"];
 
 /// Takes a file apart by the format's description; knows as many types as are written.
 struct Reader<'a> {
@@ -121,6 +121,31 @@ fn a_name_is_written_where_one_is_given() {
     let (metadata, tensors) = taken_apart(&made.join("model.gguf"));
     assert_eq!((&metadata["general.name"], &metadata["general.file_type"]), (&json!("Tiny"), &json!(0)));
     assert!(tensors.values().all(|tensor| tensor["type"] == "F32"));
+}
+
+#[test]
+fn an_adapter_is_folded_in() {
+    let bench = Bench::new();
+    let mut adapted = Checkpoint::open(&fixture("gguf/llama")).unwrap();
+    let lora = serde_json::from_value(json!({ "rank": 2 })).unwrap();
+    adapted.adopt(Some(&lora), 3).unwrap();
+    let adapter = adapted.adapter.as_mut().unwrap();
+    for weight in adapter.weights.values_mut() {
+        weight.values.fill(0.125);
+    }
+    let [beside, whole] = ["beside", "whole"].map(|name| bench.path(name));
+    for folder in [&beside, &whole] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    adapted.save(&beside).unwrap();
+    adapted.merge().unwrap();
+    adapted.save(&whole).unwrap();
+    let tensors = |folder: &Path| {
+        let made = bench.run::<Gguf>(json!({}), &[("policy", folder)]).unwrap();
+        taken_apart(&made.join("model.gguf")).1
+    };
+    assert_eq!(tensors(&beside), tensors(&whole));
+    assert_ne!(tensors(&whole), tensors(&fixture("gguf/llama")));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use ring::digest;
 use super::*;
 use crate::{
     bench::{Bench, fixture},
-    data::checkpoint::Checkpoint,
+    data::{self, checkpoint::Checkpoint},
     import,
 };
 
@@ -357,6 +357,22 @@ fn a_repository_without_what_is_needed_is_told_apart() {
             "hf:org/tiny@{COMMIT} has neither `model.safetensors` nor `model.safetensors.index.json`; it has README.md, config.json, generation_config.json, pytorch_model.bin, tokenizer.json, tokenizer_config.json"
         )
     );
+}
+
+#[test]
+fn an_adapter_that_lies_beside_a_model_or_alone_is_fetched() {
+    let adapter = ["adapter_config.json", "adapter_model.safetensors"]
+        .map(|name| (name, std::fs::read(fixture("lora/all").join(name)).unwrap()));
+    let bench = Bench::new();
+    let server = Server::new(&[&model()[..], &adapter[..]].concat(), Manner::default());
+    let folder = import(&bench, &settings(&bench, &server.endpoint)).unwrap();
+    assert!(Checkpoint::open(&folder).unwrap().adapter.is_some());
+
+    let (bench, server) = (Bench::new(), Server::new(&adapter, Manner::default()));
+    let repository = Repository::open(&tiny(""), &settings(&bench, &server.endpoint)).unwrap();
+    import::fetch_adapter(&repository, &Context::standalone(&bench.path("run"), 7).unwrap()).unwrap();
+    let config = Checkpoint::open(&fixture("llama")).unwrap().config;
+    assert!(data::adapter::read(&repository.folder(), &config).is_ok());
 }
 
 #[test]
