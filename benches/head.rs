@@ -11,6 +11,7 @@ use stages::{
     nn::{
         config::Family,
         decoder::{Attend, Decoder},
+        recompute::Activations,
         shape::Shape,
         weights,
     },
@@ -28,7 +29,7 @@ fn pass(form: &str, rows: usize) -> (f32, f64, [f64; 2]) {
     let device = Compute::default().device().expect("every binary has the CPU");
     let decoder =
         Decoder::taking(&config, weights::init(&config, 1, 0.02), &device).expect("the weights are the config's");
-    let tracked = decoder.tracked();
+    let tracked = decoder.tracked(Activations::Keep);
     let tokens: Vec<u32> = (0..rows).map(|at| (at * 7919 % VOCAB) as u32).collect();
     let targets: Arc<Vec<usize>> = Arc::new((0..rows).map(|at| at * 104_729 % VOCAB).collect());
     let sequences = Sequences::of_lengths(&vec![64; rows / 64]);
