@@ -105,6 +105,8 @@ nodes:
       format: jsonl  # p.yaml:3
       list: null  # default
       fields: {}  # default
+      types: {}  # default
+      sharegpt: null  # default
       where: {}  # default
       limit: 8  # p.yaml:10
     seed: 1  # p.yaml:8

@@ -407,7 +407,11 @@ fn what_cannot_be_served_is_said() {
             2,
             "error: `m` is a folder; it has no node `rows`\n  hint: give a model's folder alone, or a pipeline's file with a node\n",
         ),
-        ("serve m --seed 1", 2, "error: `--seed` picks the result of a pipeline, and a folder has none\n"),
+        (
+            "serve m --seed 1",
+            2,
+            "error: `--seed` picks the result of a pipeline, and a folder has none\n  hint: the seed of the answers is `--sample-seed`\n",
+        ),
     ];
     for (words, code, message) in cases {
         let said = project.mashbill(words);
