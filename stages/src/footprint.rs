@@ -19,6 +19,7 @@ use crate::{
     nn::{
         config::Config,
         lora::{Lora, Target},
+        recompute::Activations,
         weights,
     },
     text::{
@@ -144,11 +145,12 @@ struct Pass {
     targets: usize,
     /// A step takes several passes, whose gradients are added up.
     is_one_of_many: bool,
+    activations: Activations,
 }
 
 /// The moment of a training step at which most is held, in elements.
 fn training(model: &Model, pass: Pass, adapter: Option<&Lora>, reference: Reference) -> Parts {
-    let Pass { tokens, targets, is_one_of_many } = pass;
+    let Pass { tokens, targets, is_one_of_many, activations } = pass;
     let (layers, hidden) = (model.config.num_hidden_layers, model.config.hidden_size);
     // Of an adapter that the model does not take, the work says why.
     let of_adapter = adapter.map(|lora| elements(&lora.expected(model.config).unwrap_or_default()));
@@ -157,8 +159,13 @@ fn training(model: &Model, pass: Pass, adapter: Option<&Lora>, reference: Refere
     let table = if adapter.is_none() { model.table } else { 0 };
     let embedding = if model.config.tie_word_embeddings { table } else { 0 };
     let earlier = if is_one_of_many { learned } else { 0 };
-    let kept = model.kept_by_a_layer(adapter) * tokens;
+    let whole = model.kept_by_a_layer(adapter) * tokens;
     let in_layer = model.held_by_a_layers_gradient() * tokens;
+    // What each layer keeps, and what the one whose gradient is computed holds besides.
+    let (kept, in_layer) = match activations {
+        Activations::Keep => (whole, in_layer),
+        Activations::Recompute => (tokens * hidden, whole + in_layer),
+    };
     let chosen = targets * hidden;
     let all_kept = layers * kept + tokens * hidden + chosen;
     let logits = if model.is_large_head() { head_elements(targets) } else { 2 * targets * model.config.vocab_size };
@@ -326,6 +333,8 @@ pub struct Work<'a> {
 pub enum Learned {
     /// Rows of these inputs, as they are.
     Rows(&'static str, LossOn),
+    /// Rows of these inputs, packed into blocks of at most so many tokens; absent: as many as the model takes.
+    Packed(&'static str, LossOn, Option<usize>),
     /// As many tokens each.
     Blocks(usize),
     /// Prompts of an input with completions of up to so many tokens.
@@ -381,7 +390,7 @@ impl Work<'_> {
                 Some(lengths) => lengths.longest,
                 None => model.config.context(),
             };
-            scoring(model, Pass { tokens, targets: tokens, is_one_of_many: false })
+            scoring(model, Pass { tokens, targets: tokens, is_one_of_many: false, ..Pass::default() })
         })
     }
 
@@ -470,6 +479,11 @@ impl Work<'_> {
             Learned::Rows(rows, loss) => {
                 self.lengths(rows, tokenizer, Asked::Examples(loss), after).unwrap_or_else(|| exactly(context + 1))
             }
+            Learned::Packed(rows, loss, block) => {
+                let block = block.unwrap_or(context + 1);
+                let rows = self.lengths(rows, tokenizer, Asked::Examples(loss), after);
+                Lengths { mean: block as f64, deviation: 0.0, ..rows.unwrap_or_else(|| exactly(block)) }
+            }
             Learned::Blocks(block) => exactly(block + 1),
             Learned::Completions(prompts, new) => {
                 let prompts = self.lengths(prompts, tokenizer, Asked::Prompts, after);
@@ -482,7 +496,7 @@ impl Work<'_> {
         let longest = lengths.longest.min(context + 1);
         let tokens = whole.min(self.compute.micro_batch_tokens.max(longest));
         let targets = (tokens as f64 * lengths.trained).ceil() as usize;
-        Pass { tokens, targets, is_one_of_many: tokens < whole }
+        Pass { tokens, targets, is_one_of_many: tokens < whole, activations: self.compute.activations }
     }
 
     fn asking(
@@ -506,14 +520,18 @@ impl Work<'_> {
 
     fn advice(&self, parts: &Parts) -> String {
         let part = |name: &str| parts.get(name).copied().unwrap_or(0);
-        let Compute { micro_batch_tokens, slots, .. } = self.compute;
+        let Compute { micro_batch_tokens, activations, slots, .. } = self.compute;
         let of_passes = part("activations") + part("logits");
         if part("KV cache") > 0 {
             format!("lower `slots` (it is {slots}) or the tokens that a completion may have")
         } else if part("optimiser") > 0 && of_passes < part("weights") {
             "train a smaller model".to_owned()
         } else {
-            format!("lower `micro_batch_tokens` (it is {micro_batch_tokens})")
+            let or_recompute = match activations {
+                Activations::Keep if part("optimiser") > 0 => ", or keep less by `activations: recompute`",
+                Activations::Keep | Activations::Recompute => "",
+            };
+            format!("lower `micro_batch_tokens` (it is {micro_batch_tokens}){or_recompute}")
         }
     }
 }
@@ -559,7 +577,8 @@ mod tests {
         // Embedding 200; q and o 16 each, k and v 8 each; 3 * 32 inside; three norms of 4.
         assert_eq!(model.weights, 356);
         let of = |tokens, targets, is_one_of_many| {
-            let parts = training(&model, Pass { tokens, targets, is_one_of_many }, None, Reference::None);
+            let parts =
+                training(&model, Pass { tokens, targets, is_one_of_many, ..Pass::default() }, None, Reference::None);
             ["weights", "optimiser", "gradients", "activations", "logits"].map(|name| parts[name])
         };
         // Few tokens: all gradients, with that of the embedding beside that of the head; of the activations one token's x.
@@ -568,6 +587,13 @@ mod tests {
         assert_eq!(of(100, 100, false), [356, 712, 200, 6400, 10_000]);
         // Many tokens, few targets: inside the last layer, 2 * 8 + 3 * 4 a token more.
         assert_eq!(of(100, 1, false), [356, 712, 200, 56 * 100 + 4 + 28 * 100, 0]);
+        // Computed anew: x of the layer, of the last and of the target; one layer whole.
+        let activations = Activations::Recompute;
+        let anew = Pass { tokens: 100, targets: 1, activations, ..Pass::default() };
+        assert_eq!(
+            training(&model, anew, None, Reference::None)["activations"],
+            4 * 100 + 4 * 100 + 4 + (52 + 28) * 100
+        );
         // The gradients of the passes before.
         assert_eq!(of(100, 1, true)[2], 356 + 200);
     }
@@ -580,7 +606,7 @@ mod tests {
         // Both x 8, what the first norm makes of it 4; attention 4 + 4; gate and up 16, their product 8; 3 for each product.
         assert_eq!(model.kept_by_a_layer(Some(&lora)), 50);
         assert_eq!(model.kept_by_a_layer(Some(&Lora { dropout: 0.1, ..lora.clone() })), 50);
-        let pass = Pass { tokens: 1, targets: 1, is_one_of_many: false };
+        let pass = Pass { tokens: 1, targets: 1, is_one_of_many: false, ..Pass::default() };
         let parts = training(&model, pass, Some(&lora), Reference::Kept);
         // 3 x (4 + 4) of q, 3 x (8 + 4) of down.
         assert_eq!((parts["weights"], parts["optimiser"], parts["reference"]), (356 + 60, 120, 0));

@@ -163,7 +163,11 @@ impl Stage for Sft {
     }
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
-        Work { inputs, compute }.training("policy", self.lora.as_ref(), Learned::Rows("rows", self.loss), self.batch)
+        let learned = match self.packing {
+            Packing::None => Learned::Rows("rows", self.loss),
+            Packing::BestFit => Learned::Packed("rows", self.loss, self.max_tokens),
+        };
+        Work { inputs, compute }.training("policy", self.lora.as_ref(), learned, self.batch)
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {

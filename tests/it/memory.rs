@@ -51,7 +51,8 @@ fn a_node_that_does_not_fit_is_refused_by_plan_and_run_with_what_to_change() {
     let project = project();
     assert_eq!(project.mashbill("run p.yaml --until model").code, Some(0));
     let tight = "--set nodes.base.run.memory_gb=0.01";
-    let expected = "and its `memory_gb` is 10 MB: lower `micro_batch_tokens` (it is 4096), or raise `memory_gb`";
+    let expected = "and its `memory_gb` is 10 MB: lower `micro_batch_tokens` (it is 4096), \
+                    or keep less by `activations: recompute`, or raise `memory_gb`";
     let planned = project.mashbill(&format!("plan p.yaml {tight}")).stdout;
     assert!(planned.contains(expected), "{planned}");
     let said = project.mashbill(&format!("run p.yaml {tight}"));
