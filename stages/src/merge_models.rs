@@ -173,7 +173,7 @@ impl Stage for MergeModels {
         }
         let models: Vec<&Weights> = policies.iter().map(|(_, policy)| &policy.weights).collect();
         let (merged, figures) = match &base {
-            Some((_, base)) => self.from_base(&base.weights, &models, &weights, ctx.seed("drop")),
+            Some((_, base)) => self.over_base(&base.weights, &models, &weights, ctx.seed("drop")),
             None => (self.between(&models, &weights), Vec::new()),
         };
         let parameters: usize = merged.values().map(|weight| weight.values.len()).sum();
@@ -198,7 +198,7 @@ impl MergeModels {
     }
 
     /// The merged weights, and what share of the task vectors was kept and of the places had both signs.
-    fn from_base(
+    fn over_base(
         &self,
         base: &Weights,
         models: &[&Weights],

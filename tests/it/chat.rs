@@ -52,7 +52,7 @@ fn every_line_is_a_turn_of_one_conversation() {
     );
     let bare = answer(&served, json!([turn("user", "12+7=")]));
     let lines = |texts: &[&String]| {
-        texts.iter().map(|text| format!("{}\n", text.strip_suffix('\n').unwrap_or(text))).collect::<String>()
+        texts.iter().flat_map(|text| [text.strip_suffix('\n').unwrap_or(text), "\n"]).collect::<String>()
     };
     assert_eq!(said.stdout, lines(&[&first, &second, &first, &bare]));
 }

@@ -115,15 +115,17 @@ impl Value {
             }
             Self::Texts(all) => {
                 list(TEXT, all.len());
-                all.iter().for_each(|one| text(bytes, one));
+                for one in all {
+                    text(bytes, one);
+                }
             }
             Self::I32s(all) => {
                 list(I32, all.len());
-                all.iter().for_each(|one| bytes.extend(one.to_le_bytes()));
+                bytes.extend(all.iter().flat_map(|one| one.to_le_bytes()));
             }
             Self::F32s(all) => {
                 list(F32, all.len());
-                all.iter().for_each(|one| bytes.extend(one.to_le_bytes()));
+                bytes.extend(all.iter().flat_map(|one| one.to_le_bytes()));
             }
         }
     }

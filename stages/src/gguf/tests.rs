@@ -1,4 +1,4 @@
-//! Files as llama.cpp's own converter writes them from the same models: tests/reference/make_gguf_fixtures.py.
+//! Files as llama.cpp's own converter writes them from the same models: `tests/reference/make_gguf_fixtures.py`.
 
 use std::{collections::BTreeMap, path::Path};
 

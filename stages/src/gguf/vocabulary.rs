@@ -88,7 +88,7 @@ impl Vocabulary {
             let id = id.with_context(|| format!("token {token:?} has no id"))? as usize;
             ensure!(id < vocab_size, "token {token:?} has id {id}; the model's vocabulary ends at {}", vocab_size - 1);
             ids.insert(token.to_owned(), id);
-            tokens[id] = token.to_owned();
+            token.clone_into(&mut tokens[id]);
             kinds[id] = kind;
             Ok(())
         };

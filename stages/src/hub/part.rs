@@ -31,9 +31,8 @@ pub fn part(names: &[String], wanted: Option<&str>) -> Result<Vec<String>> {
         let (folder, split, shard) = taken_apart(name);
         parts.entry((folder, split)).or_default().push(shard);
     }
-    let shown = |(folder, split): &(String, String)| match folder.is_empty() {
-        true => format!("`{split}`"),
-        false => format!("`{folder}/{split}`"),
+    let shown = |(folder, split): &(String, String)| {
+        if folder.is_empty() { format!("`{split}`") } else { format!("`{folder}/{split}`") }
     };
     let all = || parts.keys().map(shown).collect::<Vec<_>>().join(", ");
     let fits = |(folder, split): &&(String, String)| {

@@ -35,8 +35,7 @@ impl Settings {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let cache_home = || set("XDG_CACHE_HOME").map(PathBuf::from);
         let user = || PathBuf::from(set("HOME").unwrap_or_default()).join(".cache");
-        let home =
-            set("HF_HOME").map(PathBuf::from).unwrap_or_else(|| cache_home().unwrap_or_else(user).join("huggingface"));
+        let home = set("HF_HOME").map_or_else(|| cache_home().unwrap_or_else(user).join("huggingface"), PathBuf::from);
         let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
         let path = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
         let told =

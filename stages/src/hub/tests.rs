@@ -179,7 +179,7 @@ fn blob(bytes: &[u8]) -> String {
         let whole = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
         digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &whole)
     };
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    transfer::hexadecimal(&digest)
 }
 
 /// The fixture's model, among files that nobody needs.

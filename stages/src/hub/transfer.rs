@@ -2,6 +2,7 @@
 //! Knows nothing of the cache's layout.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File, OpenOptions, TryLockError},
     io::{Read, Write},
     path::Path,
@@ -153,10 +154,20 @@ pub(super) fn url(repo: &ApiRepo, name: &str) -> String {
     for byte in name.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => escaped.push(byte.into()),
-            other => escaped.push_str(&format!("%{other:02X}")),
+            other => {
+                let _ = write!(escaped, "%{other:02X}");
+            }
         }
     }
     repo.url(&escaped)
+}
+
+/// A digest as the Hub writes it.
+pub(super) fn hexadecimal(digest: &digest::Digest) -> String {
+    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Compares the bytes with what names them. A file that differs is removed: nothing could be appended to mend it.
@@ -182,7 +193,7 @@ fn verify(entry: &Entry, path: &Path, size: u64) -> Result<()> {
             count => context.update(&buffer[..count]),
         }
     }
-    let found: String = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = hexadecimal(&context.finish());
     if found != blob {
         fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
         return Err(anyhow!(

@@ -51,7 +51,7 @@ impl Date {
     /// The day of a moment, in seconds since 1970 began in Greenwich.
     #[must_use]
     pub fn of_unix(seconds: u64) -> Self {
-        let mut days = (seconds / 86_400) as i64;
+        let mut days = (seconds / 86_400).cast_signed();
         let mut date = Self { year: 1970, month: 1, day: 1 };
         let days_of = |year: i64| 365 + i64::from(Self::is_leap(year));
         while days >= days_of(date.year) {
