@@ -57,7 +57,7 @@ def tensors(folder, file):
         prefix = f"model.layers.{layer[1]}." if layer else ""
         ours = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         theirs = weights[f"{prefix}{names[module]}.{end}"].numpy()
-        if architecture == "llama" and module in ("attn_q", "attn_k"):
+        if architecture in ("llama", "smollm3") and module in ("attn_q", "attn_k"):
             heads = field("attention.head_count" if module == "attn_q" else "attention.head_count_kv")
             theirs = theirs.reshape(heads, 2, -1, theirs.shape[-1]).swapaxes(1, 2).reshape(theirs.shape)
         match tensor.tensor_type.name:
@@ -110,8 +110,8 @@ def main():
             f"{Path(file).name} ({kind}): tensors within {worst:.3f} of what rounding allows, {same_tokens} texts in the same tokens, "
             f"greedy {same} of {total} tokens alike, logits within {logits:.2e}"
         )
-        if kind != "q8_0":
-            assert same == total
+        # Products of f16 are rounded otherwise here than there: two logits nearer than that may change places.
+        assert kind == "q8_0" or same >= total - {"f32": 0, "f16": 2}[kind]
 
 
 main()
