@@ -38,9 +38,3 @@ pub fn registry() -> Registry {
         .with::<Tokenizer>()
         .expand("rhai", script::imports)
 }
-
-#[cfg(test)]
-#[test]
-fn dump_schema() {
-    std::fs::write("/tmp/text_schema.json", format!("{:#}\n", engine::pipeline_schema(&registry()))).unwrap();
-}
