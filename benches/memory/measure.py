@@ -71,7 +71,7 @@ def small():
 
 def qwen():
     nodes = sys.argv[2:] or ["model_f32", "model_bf16", "tuned", "answers", "scores", "exported"]
-    for dtype in ["float32", "bfloat16"] if "model_f32" in nodes else ["bfloat16"]:
+    for dtype in ["float32", "bfloat16"]:
         # In a process of its own: a child's largest resident set begins with that of the process that started it.
         subprocess.run([sys.executable, __file__, "make", WORK / f"qwen-{dtype}", dtype], check=True)
     file = WORK / "qwen.yaml"
