@@ -62,6 +62,7 @@ impl Plan {
         }
         // Without mistakes every node was resolved, and comes once.
         let mut ordered = Vec::with_capacity(order.len());
+        // Nodes are large: a vector that grew with them would move them again and again.
         ordered.extend(order.into_iter().filter_map(|at| nodes[at].take()));
         let nodes = ordered;
         Ok(Self { name: spec.name.clone(), root: spec.root.clone(), file: spec.file.clone(), nodes })
