@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use stages::{
     decode::{Batcher, Job, Sampling},
-    device::Compute,
+    device::Place,
     nn::{decoder::Decoder, shape::Shape, weights},
     random::Stream,
 };
 
 fn decoder(shape: Shape, vocab: usize) -> Decoder {
     let config = shape.config(vocab).expect("the sizes go together");
-    let device = Compute::default().device().expect("every binary has the CPU");
+    let device = Place::cpu().device;
     Decoder::new(&config, &weights::init(&config, 1, 0.02), &device).expect("the weights are the config's own")
 }
 

@@ -6,7 +6,7 @@
 use std::{process::Command, sync::Arc, time::Instant};
 
 use stages::{
-    device::Compute,
+    device::Place,
     kernels::{self, Sequences},
     nn::{
         config::Family,
@@ -26,7 +26,7 @@ fn pass(form: &str, rows: usize) -> (f32, f64, [f64; 2]) {
     let shape =
         Shape { family, layers: 1, hidden: 896, heads: 14, kv_heads: Some(2), ffn: Some(4864), ..Shape::default() };
     let config = shape.config(VOCAB).expect("the sizes above go together");
-    let device = Compute::default().device().expect("every binary has the CPU");
+    let device = Place::cpu().device;
     let decoder =
         Decoder::taking(&config, weights::init(&config, 1, 0.02), &device).expect("the weights are the config's");
     let tracked = decoder.tracked(Activations::Keep);

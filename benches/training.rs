@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use stages::{
     decode::{self, Arrangement, Request, Sampling, Stop},
-    device::Compute,
+    device::Place,
     nn::{config::Config, decoder::Decoder, recompute::Activations, shape::Shape, weights},
     random::Stream,
     train::{
@@ -43,7 +43,7 @@ impl Case {
 
     fn decoder(&self) -> Decoder {
         let config = self.config();
-        let device = Compute::default().device().expect("every binary has the CPU");
+        let device = Place::cpu().device;
         Decoder::new(&config, &weights::init(&config, 1, 0.02), &device).expect("the weights are the config's own")
     }
 

@@ -25,7 +25,12 @@ use crate::{
     decode::Sampling,
     device::Compute,
     footprint::{self, Questions, Work},
-    nn::{decoder::Decoder, lora::Lora, weights},
+    nn::{
+        decoder::Decoder,
+        lora::{Adapter, Lora},
+        precision::Precision,
+        weights::{self, Weights},
+    },
     random::Stream,
     rejection::as_sample,
     rl::{
@@ -129,7 +134,8 @@ pub struct Grpo {
     #[serde(default = "nine_tenths")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_truncated: f64,
-    /// Stops when the trainer's log-probability of a fresh token differs more from the sampler's.
+    /// Stops when the trainer's log-probability of a fresh token differs more from the sampler's; in bf16, when it differs
+    /// a hundred times as much.
     #[serde(default = "tolerance")]
     #[schemars(range(min = 0.0))]
     pub logprob_tolerance: f32,
@@ -239,7 +245,7 @@ impl Stage for Grpo {
         checkpoint.adopt(self.lora.as_ref(), ctx.seed("adapter"))?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");
-        let decoder = checkpoint.to_device(&compute.device()?)?;
+        let decoder = checkpoint.to_device(&compute.place()?)?;
         let mut training = Training {
             stage: self,
             settings: self.in_force(),
@@ -248,7 +254,7 @@ impl Stage for Grpo {
             texts: prompts.iter().map(prompt_text).collect(),
             prompts,
             // The policy as it comes in: a new adapter adds nothing yet, one that it brought is part of it.
-            reference: if is_adapted { decoder.clone() } else { decoder.base() },
+            reference: if is_adapted { decoder.clone() } else { decoder.base() }.settled(),
             trainer: Trainer::new(decoder, self.optimiser),
             saver: Saver::new(ctx.scratch(), compute.save_every()),
             notes: Notes::default(),
@@ -354,8 +360,9 @@ impl Training<'_> {
 
     /// Continues the picked prompts from the policy as it is; groups lie one after another.
     fn sample(&self, picked: &[usize], phase: u64) -> Result<Vec<Rollout>> {
+        let decoder = self.trainer.decoder.clone().settled();
         let speaker = Speaker {
-            decoder: &self.trainer.decoder,
+            decoder: &decoder,
             tokenizer: &self.checkpoint.tokenizer,
             sampling: &self.settings.sampling,
             stop: &self.stage.stop,
@@ -450,19 +457,23 @@ impl Training<'_> {
 
     /// Are the trainer's log-probabilities of fresh samples the sampler's? The largest difference.
     fn compare(&self, trainer: &[f32], rollouts: &[&Rollout]) -> Result<f32> {
+        let tolerance = match self.trainer.decoder.precision() {
+            Precision::F32 => self.stage.logprob_tolerance,
+            Precision::Bf16 => 100.0 * self.stage.logprob_tolerance,
+        };
         let mut most = 0.0_f32;
         let mut tokens = trainer.iter();
         for rollout in rollouts {
             for (at, sampler) in rollout.completed.logprobs.iter().enumerate() {
                 let trainer = tokens.next().expect("one log-probability a completion token");
                 let difference = (trainer - sampler).abs();
-                if difference.is_nan() || difference > self.stage.logprob_tolerance {
+                if difference.is_nan() || difference > tolerance {
                     bail!(
                         "token {} of a fresh completion of prompt {} has log-probability {trainer} in the trainer and {sampler} \
-                         in the sampler, further apart than the `logprob_tolerance` of {}: the rollouts are not the policy's own",
+                         in the sampler, further apart than the {tolerance} that `logprob_tolerance` allows: the rollouts are not the \
+                         policy's own",
                         at + 1,
                         rollout.row + 1,
-                        self.stage.logprob_tolerance
                     );
                 }
                 most = most.max(difference);
@@ -514,12 +525,11 @@ impl Training<'_> {
         // What learns is built anew: sharing the trainer's buffers would make every update copy them.
         if let Some(adapter) = decoder.adapter()? {
             adapter::write(&folder, &adapter)?;
-            self.reference = decoder.clone();
-            self.reference.adapt(&adapter)?;
+            self.reference = with_adapter(decoder, &adapter)?;
         } else {
             let weights = decoder.weights()?;
             weights::write(&folder, &self.checkpoint.config, &weights, weights::Dtype::F32)?;
-            self.reference = Decoder::taking(&self.checkpoint.config, weights, &decoder.device())?;
+            self.reference = beside(decoder, weights)?;
         }
         self.notes.reference_of = step;
         Ok(())
@@ -548,16 +558,28 @@ impl Training<'_> {
             if self.notes.reference_of > 0 {
                 let folder = self.reference_folder(self.notes.reference_of);
                 let (decoder, config) = (&self.trainer.decoder, &self.checkpoint.config);
-                if decoder.lora().is_some() {
-                    self.reference = decoder.clone();
-                    self.reference.adapt(&adapter::read(&folder, config)?)?;
+                self.reference = if decoder.lora().is_some() {
+                    with_adapter(decoder, &adapter::read(&folder, config)?)?
                 } else {
-                    self.reference = Decoder::taking(config, weights::read(&folder, config)?, &decoder.device())?;
-                }
+                    beside(decoder, weights::read(&folder, config)?)?
+                };
             }
         }
         self.ctx.rewind(self.trainer.steps)
     }
+}
+
+/// The base of this policy with another adapter, to score with.
+fn with_adapter(policy: &Decoder, adapter: &Adapter) -> Result<Decoder> {
+    let mut other = policy.clone();
+    other.adapt(adapter)?;
+    Ok(other.settled())
+}
+
+/// Other weights where this policy is, to score with.
+fn beside(policy: &Decoder, weights: Weights) -> Result<Decoder> {
+    let other = Decoder::taking(&policy.config, weights, &policy.device())?;
+    Ok(other.computing_in(policy.precision()).settled())
 }
 
 #[cfg(test)]

@@ -204,7 +204,7 @@ mod tests {
         bench::fixture,
         data::checkpoint::Checkpoint,
         decode::{self, Arrangement, Request, Stop},
-        device::Compute,
+        device::{Compute, Place},
         nn::weights,
         text::complete::Policy,
     };
@@ -318,7 +318,7 @@ mod tests {
         let Checkpoint { mut config, tokenizer, .. } = Checkpoint::open(&fixture("llama")).unwrap();
         config.vocab_size += 8;
         let weights = weights::init(&config, 1, 0.1);
-        let decoder = Decoder::new(&config, &weights, &Compute::default().device().unwrap()).unwrap();
+        let decoder = Decoder::new(&config, &weights, &Place::cpu().device).unwrap();
         let scribe = Scribe::new(&tokenizer, &config).unwrap();
         let mut asked = question(&scribe, 1, 1);
         asked.prompt.push(70);

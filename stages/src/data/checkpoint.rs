@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
 use crate::{
     data::adapter,
+    device::Place,
     nn::{
         config::Config,
         decoder::Decoder,
@@ -57,8 +57,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Decoder::taking`] and [`Decoder::adapt`].
-    pub fn to_device(&mut self, device: &Device) -> Result<Decoder> {
-        let mut decoder = Decoder::taking(&self.config, std::mem::take(&mut self.weights), device)?;
+    pub fn to_device(&mut self, place: &Place) -> Result<Decoder> {
+        let decoder = Decoder::taking(&self.config, std::mem::take(&mut self.weights), &place.device)?;
+        let mut decoder = decoder.computing_in(place.precision);
         if let Some(adapter) = &self.adapter {
             decoder.adapt(adapter)?;
         }

@@ -97,7 +97,7 @@ impl<'a> Batcher<'a> {
     /// `slots`: completions that grow at once, at least one.
     #[must_use]
     pub fn new(decoder: &'a Decoder, slots: usize) -> Self {
-        let cache = Cache::new(&decoder.config, decoder.device());
+        let cache = Cache::new(&decoder.config, decoder.device(), decoder.precision());
         Self { decoder, slots: slots.max(1), cache, waiting: VecDeque::new(), growing: Vec::new(), admitted: 0 }
     }
 

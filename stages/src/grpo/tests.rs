@@ -116,7 +116,7 @@ fn a_trainer_that_disagrees_with_the_sampler_stops() {
     let complaint = Toy::new(FAIR).complaint(json!({ "logprob_tolerance": 0.0 }));
     assert!(complaint.starts_with("token ") && complaint.contains("of a fresh completion of prompt"), "{complaint}");
     assert!(
-        complaint.ends_with("further apart than the `logprob_tolerance` of 0: the rollouts are not the policy's own")
+        complaint.ends_with("further apart than the 0 that `logprob_tolerance` allows: the rollouts are not the policy's own")
     );
 }
 

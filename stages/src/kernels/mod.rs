@@ -1,5 +1,5 @@
-//! The operations that a transformer spends its time in, each with its gradient: fused on the CPU
-//! (flex.rs), composed of plain tensor operations on every other device (plain.rs).
+//! The operations that a transformer spends its time in, each with its gradient: fused on the CPU in f32
+//! (flex.rs), composed of plain tensor operations on every other device and in other numbers (plain.rs).
 //!
 //! Tokens lie flat, `[tokens, width]`, one sequence after another and never padded: what a token
 //! yields cannot depend on how long its neighbours are. [`Sequences`] says where each one begins.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use burn::{
     backend::{Dispatch, DispatchDevice},
-    tensor::{Device, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 
 use crate::random::Stream;
@@ -151,10 +151,14 @@ fn is_flex(device: &Device) -> bool {
     }
 }
 
+fn is_fused(x: &Tensor<2>) -> bool {
+    x.dtype() == DType::F32 && is_flex(&x.device())
+}
+
 /// `x W^T`: `x` `[tokens, in]`, `weight` `[out, in]` as Hugging Face stores it, result `[tokens, out]`.
 #[must_use]
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    if !is_flex(&x.device()) {
+    if !is_fused(&x) {
         return plain::linear(x, weight);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::linear(x.into_dispatch(), weight.into_dispatch()))
@@ -163,7 +167,7 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// As [`linear`], of what is left of `x`.
 #[must_use]
 pub fn linear_with_dropout(x: Tensor<2>, weight: Tensor<2>, omission: &Arc<Omission>) -> Tensor<2> {
-    if !is_flex(&x.device()) {
+    if !is_fused(&x) {
         return plain::linear_with_dropout(x, weight, omission);
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
@@ -173,7 +177,7 @@ pub fn linear_with_dropout(x: Tensor<2>, weight: Tensor<2>, omission: &Arc<Omiss
 /// The rows `index` of `table`: `[rows, width]` to `[index.len(), width]`. An embedding, or a choice of tokens.
 #[must_use]
 pub fn rows(table: Tensor<2>, index: &Arc<Vec<usize>>) -> Tensor<2> {
-    if !is_flex(&table.device()) {
+    if !is_fused(&table) {
         return plain::rows(table, index);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::rows(table.into_dispatch(), index.clone()))
@@ -185,7 +189,7 @@ pub fn rows(table: Tensor<2>, index: &Arc<Vec<usize>>) -> Tensor<2> {
 /// the width it norms each head by itself, as Qwen3 does with queries and keys.
 #[must_use]
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<2>, epsilon: f32) -> Tensor<2> {
-    if !is_flex(&x.device()) {
+    if !is_fused(&x) {
         return plain::rms_norm(x, weight, epsilon);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::rms_norm(x.into_dispatch(), weight.into_dispatch(), epsilon))
@@ -194,7 +198,7 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<2>, epsilon: f32) -> Tensor<2> {
 /// Layer norm over all channels (Ba et al., arXiv 1607.06450): `x` `[tokens, width]`, `weight` and `bias` `[1, width]`.
 #[must_use]
 pub fn layer_norm(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, epsilon: f32) -> Tensor<2> {
-    if !is_flex(&x.device()) {
+    if !is_fused(&x) {
         return plain::layer_norm(x, weight, bias, epsilon);
     }
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
@@ -204,7 +208,7 @@ pub fn layer_norm(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, epsilon: f32
 /// Turns every head of `x` `[tokens, heads * head_dim]` by its token's position (`positions` `[tokens]`).
 #[must_use]
 pub fn rotate(x: Tensor<2>, rotary: &Arc<Rotary>, positions: &Arc<Vec<usize>>) -> Tensor<2> {
-    if !is_flex(&x.device()) {
+    if !is_fused(&x) {
         return plain::rotate(x, rotary, positions);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::rotate(
@@ -226,7 +230,7 @@ pub fn attention(
     sequences: &Arc<Sequences>,
     head_dim: usize,
 ) -> Tensor<2> {
-    if !is_flex(&queries.device()) {
+    if !is_fused(&queries) {
         return plain::attention(queries, keys, values, sequences, head_dim);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::causal_attention(
@@ -242,7 +246,7 @@ pub fn attention(
 /// holds it.
 #[must_use]
 pub fn paged_write(keys: Tensor<2>, values: Tensor<2>, cache: KeyValue, places: &Arc<Vec<usize>>) -> KeyValue {
-    if !is_flex(&keys.device()) {
+    if !is_fused(&keys) {
         return plain::paged_write(keys, values, cache, places);
     }
     let (keys, values) = <Dispatch as flex::Fused>::paged_write(
@@ -259,7 +263,7 @@ pub fn paged_write(keys: Tensor<2>, values: Tensor<2>, cache: KeyValue, places: 
 #[must_use]
 pub fn paged_copy(cache: KeyValue, from: &Arc<Vec<usize>>, to: &Arc<Vec<usize>>) -> KeyValue {
     let copy = |pages: Tensor<2>| {
-        if !is_flex(&pages.device()) {
+        if !is_fused(&pages) {
             return plain::paged_copy(pages, from, to);
         }
         Tensor::from_dispatch(<Dispatch as flex::Fused>::paged_copy(pages.into_dispatch(), from.clone(), to.clone()))
@@ -272,7 +276,7 @@ pub fn paged_copy(cache: KeyValue, from: &Arc<Vec<usize>>, to: &Arc<Vec<usize>>)
 /// `queries` `[sequences, heads * head_dim]`, the result alike. Kwon et al., arXiv 2309.06180.
 #[must_use]
 pub fn paged_attention(queries: Tensor<2>, cache: &KeyValue, seen: &Arc<Seen>, head_dim: usize) -> Tensor<2> {
-    if !is_flex(&queries.device()) {
+    if !is_fused(&queries) {
         return plain::paged_attention(queries, cache, seen, head_dim);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::paged_attention(
@@ -287,7 +291,7 @@ pub fn paged_attention(queries: Tensor<2>, cache: &KeyValue, seen: &Arc<Seen>, h
 /// `silu(gate) * up` (Shazeer, arXiv 2002.05202), element by element.
 #[must_use]
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    if !is_flex(&gate.device()) {
+    if !is_fused(&gate) {
         return plain::swiglu(gate, up);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::swiglu(gate.into_dispatch(), up.into_dispatch()))
@@ -296,26 +300,26 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 /// The Gaussian error linear unit by its hyperbolic tangent (Hendrycks & Gimpel, arXiv 1606.08415), as GPT-2 has it.
 #[must_use]
 pub fn gelu(x: Tensor<2>) -> Tensor<2> {
-    if !is_flex(&x.device()) {
+    if !is_fused(&x) {
         return plain::gelu(x);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::gelu(x.into_dispatch()))
 }
 
-/// Log-probability of `targets[i]` under `softmax(logits[i] / temperature)`: `[rows, vocab]` to `[rows]`.
+/// Log-probability of `targets[i]` under `softmax(logits[i] / temperature)`: `[rows, vocab]` to `[rows]`, in f32.
 #[must_use]
 pub fn logprobs(logits: Tensor<2>, targets: &Arc<Vec<usize>>, temperature: f32) -> Tensor<1> {
-    if !is_flex(&logits.device()) {
+    if !is_fused(&logits) {
         return plain::logprobs(logits, targets, temperature);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::logprobs(logits.into_dispatch(), targets.clone(), temperature))
 }
 
-/// Entropy of `softmax(logits[i] / temperature)` in nats, `[rows, vocab]` to `[rows]`. Carries no gradient.
+/// Entropy of `softmax(logits[i] / temperature)` in nats, `[rows, vocab]` to `[rows]`, in f32. Carries no gradient.
 #[must_use]
 pub fn entropy(logits: Tensor<2>, temperature: f32) -> Tensor<1> {
     let logits = logits.without_autodiff();
-    if !is_flex(&logits.device()) {
+    if !is_fused(&logits) {
         return plain::entropy(logits, temperature);
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::entropy(logits.into_dispatch(), temperature))
@@ -347,7 +351,7 @@ pub fn head(
     targets: &Arc<Vec<usize>>,
     temperature: f32,
 ) -> (Tensor<1>, Tensor<1>) {
-    if !is_flex(&hidden.device()) {
+    if !is_fused(&hidden) {
         return plain::head(&hidden, &weight, targets, temperature);
     }
     let (hidden, weight) = (hidden.into_dispatch(), weight.into_dispatch());
@@ -360,7 +364,7 @@ pub fn head(
 /// The sum of the squares of all elements, `[1]`, in fixed chunks and without holding them. Carries no gradient.
 #[must_use]
 pub fn sum_of_squares(x: Tensor<2>) -> Tensor<1> {
-    if !is_flex(&x.device()) {
+    if !is_fused(&x) {
         return x.powi_scalar(2).sum();
     }
     Tensor::from_dispatch(<Dispatch as flex::Fused>::sum_of_squares(x.into_dispatch()))
@@ -391,7 +395,7 @@ pub struct Moments {
 /// One AdamW update, in place where nobody else holds the tensors.
 #[must_use]
 pub fn adamw(moments: Moments, gradient: Tensor<2>, settings: AdamStep) -> Moments {
-    if !is_flex(&gradient.device()) {
+    if !is_fused(&gradient) {
         return plain::adamw(moments, gradient, settings);
     }
     let (weight, first, second) = <Dispatch as flex::Fused>::adamw(

@@ -1,9 +1,12 @@
-//! The same operations composed of Burn's own: what runs on a device without fused kernels, and
-//! what the fused ones are checked against. Burn differentiates them.
+//! The same operations composed of Burn's own: what runs on a device without fused kernels or in
+//! numbers that they do not know, and what the fused ones are checked against. Burn differentiates them.
+//!
+//! Results are in the numbers of the input. Where those are narrower than f32, products of matrices alone are computed
+//! with them, summed up in f32.
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, activation};
 
 use super::{AdamStep, KeyValue, Moments, Omission, PAGE, Rotary, Seen, Sequences};
 
@@ -17,7 +20,17 @@ fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) 
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
+fn wide<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.cast(FloatDType::F32)
+}
+
+/// A weight as `x` meets it, in f32: rounded to the numbers of `x`.
+fn met_by(x: &Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    wide(weight.cast(x.dtype()))
+}
+
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let weight = weight.cast(x.dtype());
     x.matmul(weight.transpose())
 }
 
@@ -25,7 +38,8 @@ pub fn linear_with_dropout(x: Tensor<2>, weight: Tensor<2>, omission: &Omission)
     let [tokens, width] = x.dims();
     let factors = (0..tokens).flat_map(|row| omission.factors(row).take(width)).collect();
     let factors = floats(factors, [tokens, width], &x.device().without_autodiff());
-    linear(x * factors, weight)
+    let dtype = x.dtype();
+    linear((wide(x) * factors).cast(dtype), weight)
 }
 
 pub fn rows(table: Tensor<2>, index: &[usize]) -> Tensor<2> {
@@ -36,15 +50,18 @@ pub fn rows(table: Tensor<2>, index: &[usize]) -> Tensor<2> {
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<2>, epsilon: f32) -> Tensor<2> {
     let [tokens, width] = x.dims();
     let channels = weight.dims()[1];
-    let x = x.reshape([tokens * width / channels, channels]);
+    let (dtype, weight) = (x.dtype(), met_by(&x, weight));
+    let x = wide(x).reshape([tokens * width / channels, channels]);
     let mean_square = x.clone().powi_scalar(2).mean_dim(1);
-    (x / (mean_square + epsilon).sqrt() * weight).reshape([tokens, width])
+    (x / (mean_square + epsilon).sqrt() * weight).reshape([tokens, width]).cast(dtype)
 }
 
 pub fn layer_norm(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<2>, epsilon: f32) -> Tensor<2> {
+    let (dtype, weight, bias) = (x.dtype(), met_by(&x, weight), met_by(&x, bias));
+    let x = wide(x);
     let centred = x.clone() - x.mean_dim(1);
     let variance = centred.clone().powi_scalar(2).mean_dim(1);
-    centred / (variance + epsilon).sqrt() * weight + bias
+    (centred / (variance + epsilon).sqrt() * weight + bias).cast(dtype)
 }
 
 pub fn rotate(x: Tensor<2>, rotary: &Rotary, positions: &[usize]) -> Tensor<2> {
@@ -55,10 +72,11 @@ pub fn rotate(x: Tensor<2>, rotary: &Rotary, positions: &[usize]) -> Tensor<2> {
         floats(picked, [tokens, 1, half], &x.device())
     };
     let (cos, sin) = (table(&rotary.cos), table(&rotary.sin));
-    let x = x.reshape([tokens, heads, rotary.head_dim]);
+    let dtype = x.dtype();
+    let x = wide(x).reshape([tokens, heads, rotary.head_dim]);
     let (a, b) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
     let turned = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
-    Tensor::cat(turned, 2).reshape([tokens, width])
+    Tensor::cat(turned, 2).reshape([tokens, width]).cast(dtype)
 }
 
 /// Softmax of scaled scores where `allowed` is one, times the values: all `[batch, heads, ..]`.
@@ -70,9 +88,10 @@ fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, allowed: Tenso
             .repeat_dim(2, heads / kv_heads)
             .reshape([batch, heads, length, head_dim])
     };
-    let scores = queries.matmul(repeat(keys).swap_dims(2, 3)) / (head_dim as f32).sqrt();
+    let dtype = queries.dtype();
+    let scores = wide(queries.matmul(repeat(keys).swap_dims(2, 3))) / (head_dim as f32).sqrt();
     // -1e30 and not infinity: a row that may see nothing stays a number.
-    activation::softmax(scores + (allowed - 1.0) * 1e30, 3).matmul(repeat(values))
+    activation::softmax(scores + (allowed - 1.0) * 1e30, 3).cast(dtype).matmul(repeat(values))
 }
 
 pub fn attention(
@@ -126,7 +145,7 @@ pub fn paged_write(keys: Tensor<2>, values: Tensor<2>, cache: KeyValue, places: 
         source[*place] = row;
         here[*place] = 1.0;
     }
-    let here: Tensor<2> = floats(here, [pages * PAGE, 1], &device);
+    let here: Tensor<2> = floats(here, [pages * PAGE, 1], &device).cast(keys.dtype());
     let write = |old: Tensor<2>, new: Tensor<2>| old * (here.clone() * -1.0 + 1.0) + rows(new, &source) * here.clone();
     let keys = write(by_position(cache.keys), keys).reshape([pages, PAGE, width]).swap_dims(1, 2);
     let values = write(cache.values.reshape([pages * PAGE, width]), values);
@@ -164,24 +183,27 @@ pub fn paged_attention(queries: Tensor<2>, cache: &KeyValue, seen: &Seen, head_d
 }
 
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    activation::silu(gate) * up
+    let dtype = gate.dtype();
+    (activation::silu(wide(gate)) * wide(up)).cast(dtype)
 }
 
 pub fn gelu(x: Tensor<2>) -> Tensor<2> {
+    let dtype = x.dtype();
+    let x = wide(x);
     let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * std::f32::consts::FRAC_2_PI.sqrt();
-    x * (inner.tanh() + 1.0) * 0.5
+    (x * (inner.tanh() + 1.0) * 0.5).cast(dtype)
 }
 
 pub fn logprobs(logits: Tensor<2>, targets: &[usize], temperature: f32) -> Tensor<1> {
     let device = logits.device();
     let count = targets.len();
     let index = ints(targets.iter().copied(), &device).reshape([count, 1]);
-    activation::log_softmax(logits / temperature, 1).gather(1, index).reshape([count])
+    activation::log_softmax(wide(logits) / temperature, 1).gather(1, index).reshape([count])
 }
 
 pub fn entropy(logits: Tensor<2>, temperature: f32) -> Tensor<1> {
     let count = logits.dims()[0];
-    let logprobs = activation::log_softmax(logits / temperature, 1);
+    let logprobs = activation::log_softmax(wide(logits) / temperature, 1);
     (logprobs.clone().exp() * logprobs).sum_dim(1).reshape([count]) * -1.0
 }
 

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
-use super::config::Config;
+use super::{config::Config, precision::Precision};
 use crate::kernels::{self, KeyValue, PAGE, Seen};
 
 /// The pages of all sequences, in every layer.
@@ -20,6 +20,7 @@ pub struct Cache {
     /// Channels of a key, and of a value.
     width: usize,
     device: Device,
+    precision: Precision,
     /// By page: how many sequences hold it.
     holders: Vec<u32>,
     free: Vec<usize>,
@@ -42,12 +43,13 @@ impl Held {
 
 impl Cache {
     #[must_use]
-    pub fn new(config: &Config, device: Device) -> Self {
+    pub fn new(config: &Config, device: Device, precision: Precision) -> Self {
         Self {
             layers: Vec::new(),
             count: config.num_hidden_layers,
             width: config.num_key_value_heads * config.head_dim,
             device,
+            precision,
             holders: Vec::new(),
             free: Vec::new(),
         }
@@ -150,7 +152,8 @@ impl Cache {
     fn grow(&mut self) {
         let before = self.holders.len();
         let more = (before / 2).max(16);
-        let blank = || Tensor::zeros([more, PAGE * self.width], &self.device);
+        let dtype = DType::from(self.precision.dtype());
+        let blank = || Tensor::zeros([more, PAGE * self.width], (&self.device, dtype));
         if self.layers.is_empty() {
             self.layers = (0..self.count).map(|_| KeyValue { keys: blank(), values: blank() }).collect();
         } else {
@@ -172,7 +175,7 @@ mod tests {
     fn cache() -> Cache {
         let mut shape = Shape { layers: 2, hidden: 16, heads: 2, context: 64, ..Shape::default() };
         shape.resolve();
-        Cache::new(&shape.config(9).unwrap(), Device::flex())
+        Cache::new(&shape.config(9).unwrap(), Device::flex(), Precision::F32)
     }
 
     fn held(cache: &mut Cache, tokens: usize) -> Held {

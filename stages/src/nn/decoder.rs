@@ -4,13 +4,14 @@
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use super::{
     cache::Cache,
     config::{Config, Family},
     dropout::{Drawn, Dropout},
     lora::{self, Adapter, Lora},
+    precision::Precision,
     recompute::{Activations, Tape},
     weights::{self, Weight, Weights},
 };
@@ -20,6 +21,7 @@ use crate::kernels::{self, Rotary, Seen, Sequences};
 #[derive(Debug, Clone)]
 pub struct Decoder {
     pub config: Config,
+    precision: Precision,
     embed_tokens: Tensor<2>,
     positions: Positions,
     layers: Vec<Layer>,
@@ -116,7 +118,10 @@ impl Projection {
     fn forward(&self, x: Tensor<2>, dropped: Option<&Drawn>) -> Tensor<2> {
         let output = kernels::linear(x.clone(), self.weight.clone());
         let output = match &self.bias {
-            Some(bias) => output + bias.clone(),
+            Some(bias) => {
+                let bias = bias.clone().cast(output.dtype());
+                output + bias
+            }
             None => output,
         };
         match &self.low_rank {
@@ -223,6 +228,7 @@ impl Decoder {
         };
         Ok(Self {
             config: config.clone(),
+            precision: Precision::F32,
             embed_tokens: take("model.embed_tokens.weight".into())?,
             positions: if is_gpt2 {
                 Positions::Learned(take("model.embed_positions.weight".into())?)
@@ -264,7 +270,39 @@ impl Decoder {
             }
         });
         self.lora = Some(adapter.lora.clone());
+        if self.precision != Precision::F32 {
+            // What is frozen and loses nothing is held as it is computed.
+            let precision = self.precision;
+            self.each(&mut |_, weight| {
+                if precision.holds(weight) {
+                    *weight = weight.clone().cast(precision.dtype());
+                }
+            });
+        }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Computes in these numbers from here on. The weights stay as they are: a pass rounds them as it reads them.
+    #[must_use]
+    pub fn computing_in(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The same policy with its weights in the numbers that it is computed in: what is sampled from and scored is the
+    /// same, and it learns no more.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        let dtype = self.precision.dtype();
+        let mut settle = |_: &str, weight: &mut Tensor<2>| *weight = weight.clone().cast(dtype);
+        self.each(&mut settle);
+        self.each_trained(&mut settle);
+        self
     }
 
     /// The same buffers without the adapter: the policy that it was put beside.
@@ -322,10 +360,11 @@ impl Decoder {
     /// What enters the first layer: `tokens` and their `positions` `[tokens]` to `[tokens, hidden]`.
     pub(super) fn embed(&self, tokens: &[u32], positions: &Arc<Vec<usize>>) -> Tensor<2> {
         let ids = Arc::new(tokens.iter().map(|id| *id as usize).collect());
-        let x = kernels::rows(self.embed_tokens.clone(), &ids);
+        let rows = |table: &Tensor<2>, index| kernels::rows(table.clone(), index).cast(self.precision.dtype());
+        let x = rows(&self.embed_tokens, &ids);
         match &self.positions {
             Positions::Rotary(_) => x,
-            Positions::Learned(embedding) => x + kernels::rows(embedding.clone(), positions),
+            Positions::Learned(embedding) => x + rows(embedding, positions),
         }
     }
 
@@ -345,10 +384,10 @@ impl Decoder {
         x + layer.mlp.forward(normed, dropped)
     }
 
-    /// `hidden` `[rows, hidden]` to `[rows, vocab]`.
+    /// `hidden` `[rows, hidden]` to `[rows, vocab]`, in f32.
     #[must_use]
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        kernels::linear(hidden, self.head())
+        kernels::linear(hidden, self.head()).cast(FloatDType::F32)
     }
 
     /// `[vocab, hidden]`
@@ -539,7 +578,7 @@ impl Decoder {
 }
 
 fn on_host(name: &str, tensor: Tensor<2>, shape: Vec<usize>) -> Result<Weight> {
-    match tensor.into_data().try_into_vec::<f32>() {
+    match tensor.cast(FloatDType::F32).into_data().try_into_vec::<f32>() {
         Ok(values) => Ok(Weight { shape, values }),
         Err(error) => Err(anyhow::anyhow!("reading weight `{name}` back: {error:?}")),
     }

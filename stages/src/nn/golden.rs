@@ -3,6 +3,7 @@
 //! Knows nothing of how the decoder computes.
 
 mod adapters;
+mod precision;
 
 use std::collections::BTreeMap;
 

@@ -9,6 +9,7 @@ pub mod dropout;
 mod golden;
 pub mod gpt2;
 pub mod lora;
+pub mod precision;
 pub mod recompute;
 pub mod rope;
 pub mod shape;

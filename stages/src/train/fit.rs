@@ -90,7 +90,7 @@ pub fn patience_problem(patience: Option<u64>, every: u64) -> Option<Problem> {
 /// # Errors
 /// [`Cancelled`] after saving; a loss or gradient that is not finite; a sequence longer than the context.
 pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: &Context) -> Result<Checkpoint> {
-    let decoder = checkpoint.to_device(&compute.device()?)?;
+    let decoder = checkpoint.to_device(&compute.place()?)?;
     let mut trainer = Trainer::new(decoder, lesson.optimiser);
     trainer.dropout = Some(ctx.seed("dropout"));
     let mut saver = Saver::new(ctx.scratch(), compute.save_every());

@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::Device;
-
 use super::{assert_close, fixture, ids, json_of, last_logits, numbers, open};
 use crate::{
     bench::Bench,
     data::{adapter, checkpoint::Checkpoint},
     decode::{self, Arrangement, Request, Sampling, Stop},
+    device::Place,
     nn::{decoder::Decoder, recompute::Activations, weights},
     text::encode::Example,
     train::{
@@ -28,7 +27,7 @@ fn adapted(case: &str) -> (Checkpoint, Decoder, serde_json::Value) {
     let reference = json_of(&folder(case).join("reference.json"));
     let (mut checkpoint, _) = open(&fixture(reference["family"].as_str().unwrap()));
     checkpoint.adapter = Some(adapter::read(&folder(case), &checkpoint.config).unwrap());
-    let decoder = checkpoint.clone().to_device(&Device::flex()).unwrap();
+    let decoder = checkpoint.clone().to_device(&Place::cpu()).unwrap();
     (checkpoint, decoder, reference)
 }
 
@@ -65,7 +64,7 @@ fn logits_with_an_adapter_without_it_and_after_merging_are_those_of_peft() {
         assert_close(&last_logits(&decoder.base(), &ids), &without, 2e-5, case);
         checkpoint.merge().unwrap();
         assert_close(
-            &last_logits(&checkpoint.clone().to_device(&Device::flex()).unwrap(), &ids),
+            &last_logits(&checkpoint.clone().to_device(&Place::cpu()).unwrap(), &ids),
             &numbers(&reference["logits_merged"]),
             2e-5,
             case,
@@ -157,7 +156,7 @@ fn an_adapter_of_peft_survives_writing() {
 fn dropout_does_not_depend_on_micro_batches_and_is_off_outside_of_training() {
     let (mut checkpoint, plain, reference) = adapted("attention");
     checkpoint.adapter.as_mut().unwrap().lora.dropout = 0.3;
-    let decoder = checkpoint.clone().to_device(&Device::flex()).unwrap();
+    let decoder = checkpoint.clone().to_device(&Place::cpu()).unwrap();
     let examples = examples(&reference);
     let targets = batch_of(&examples).targets() as f32;
     let step = |size: usize, seed: Option<u64>| {
