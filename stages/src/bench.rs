@@ -16,7 +16,8 @@ use crate::{
         checkpoint::Checkpoint,
         rows::{self, Row},
     },
-    nn::{shape::Shape, weights},
+    device::Compute,
+    nn::{precision::Precision, shape::Shape, weights},
     text::train::{self, Special},
 };
 
@@ -52,6 +53,16 @@ impl Bench {
 
     /// Runs a stage with the given `with:` block and inputs; the folder of its output.
     pub fn run<S: Stage>(&self, with: Value, inputs: &[(&str, &Path)]) -> Result<PathBuf> {
+        self.run_under::<S>(&S::Settings::default(), with, inputs)
+    }
+
+    /// As [`Bench::run`], with a `run:` block.
+    pub fn run_under<S: Stage>(
+        &self,
+        settings: &S::Settings,
+        with: Value,
+        inputs: &[(&str, &Path)],
+    ) -> Result<PathBuf> {
         let mut stage: S = serde_json::from_value(with)?;
         stage.resolve();
         if let Some(problem) = stage.check().into_iter().next() {
@@ -65,7 +76,7 @@ impl Bench {
         for (name, path) in inputs {
             ctx = ctx.with_input(name, name, "rows", path);
         }
-        stage.run(&S::Settings::default(), &ctx)?;
+        stage.run(settings, &ctx)?;
         Ok(output)
     }
 
@@ -83,6 +94,23 @@ impl Bench {
     pub fn message(&self, error: &anyhow::Error) -> String {
         format!("{error:#}").replace(&format!("{}/", self.folder.path().display()), "")
     }
+}
+
+/// The CPU, and every other device that is built in and there: the `run:` block for it, in these numbers.
+pub fn devices(precision: Precision) -> Vec<Compute> {
+    let found = ["cpu", "wgpu", "cuda"].into_iter().filter_map(|name| {
+        let device = name.to_owned().try_into().unwrap();
+        let compute = Compute { device, precision: Some(precision), ..Compute::default() };
+        match compute.place() {
+            Ok(_) => println!("computed on {name} in {precision:?}"),
+            Err(error) => {
+                println!("not computed on {name}: {error}");
+                return None;
+            }
+        }
+        Some(compute)
+    });
+    found.collect()
 }
 
 /// The values of one field.

@@ -1,9 +1,11 @@
 //! What stops a run that would teach nothing or the wrong thing, and what a preset stands for.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::*;
-use crate::bench::{Bench, prompts, toy_checkpoint};
+use crate::bench::{Bench, devices, prompts, toy_checkpoint};
 
 const FAIR: &str = "fn reward(sample) { if sample.completion.len() % 2 == 0 { 1.0 } else { 0.0 } }";
 
@@ -33,7 +35,12 @@ impl Toy {
     }
 
     fn run(&self, changes: Value) -> Result<PathBuf> {
-        self.bench.run::<Grpo>(Self::with(changes), &[("policy", &self.policy), ("prompts", &self.prompts)])
+        self.run_under(&Compute::default(), changes)
+    }
+
+    fn run_under(&self, compute: &Compute, changes: Value) -> Result<PathBuf> {
+        let inputs: [(&str, &Path); 2] = [("policy", &self.policy), ("prompts", &self.prompts)];
+        self.bench.run_under::<Grpo>(compute, Self::with(changes), &inputs)
     }
 
     fn complaint(&self, changes: Value) -> String {
@@ -98,6 +105,25 @@ fn a_run_moves_the_policy_and_tells_every_figure() {
 }
 
 #[test]
+fn a_run_samples_and_learns_on_every_device_in_f32_and_in_bf16() {
+    for (precision, apart) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.05)] {
+        for compute in devices(precision) {
+            for changes in [json!({ "kl_coef": 0.01, "reference_refresh": 1 }), json!({ "lora": { "rank": 2 } })] {
+                let toy = Toy::new(FAIR);
+                let trained = Checkpoint::open(&toy.run_under(&compute, changes).unwrap()).unwrap();
+                let before = Checkpoint::open(&toy.policy).unwrap().weights;
+                match trained.adapter {
+                    None => assert_ne!(trained.weights, before),
+                    Some(_) => assert_eq!(trained.weights, before),
+                }
+                let difference = toy.metrics()[0]["logprob_difference"].as_f64().unwrap();
+                assert!(difference < apart, "{}, {precision:?}: {difference}", compute.device);
+            }
+        }
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes() {
     let weights = |toy: &Toy| std::fs::read(toy.run(json!({})).unwrap().join("model.safetensors")).unwrap();
     assert_eq!(weights(&Toy::new(FAIR)), weights(&Toy::new(FAIR)));
@@ -116,7 +142,9 @@ fn a_trainer_that_disagrees_with_the_sampler_stops() {
     let complaint = Toy::new(FAIR).complaint(json!({ "logprob_tolerance": 0.0 }));
     assert!(complaint.starts_with("token ") && complaint.contains("of a fresh completion of prompt"), "{complaint}");
     assert!(
-        complaint.ends_with("further apart than the 0 that `logprob_tolerance` allows: the rollouts are not the policy's own")
+        complaint.ends_with(
+            "further apart than the 0 that `logprob_tolerance` allows: the rollouts are not the policy's own"
+        )
     );
 }
 

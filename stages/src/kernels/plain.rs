@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 
 use super::{AdamStep, KeyValue, Moments, Omission, PAGE, Rotary, Seen, Sequences};
 
@@ -138,26 +138,21 @@ fn by_position(keys: Tensor<2>) -> Tensor<2> {
 
 pub fn paged_write(keys: Tensor<2>, values: Tensor<2>, cache: KeyValue, places: &[usize]) -> KeyValue {
     let device = keys.device();
-    let [pages, span] = cache.keys.dims();
-    let width = span / PAGE;
-    let (mut source, mut here) = (vec![0; pages * PAGE], vec![0.0; pages * PAGE]);
-    for (row, place) in places.iter().enumerate() {
-        source[*place] = row;
-        here[*place] = 1.0;
-    }
-    let here: Tensor<2> = floats(here, [pages * PAGE, 1], &device).cast(keys.dtype());
-    let write = |old: Tensor<2>, new: Tensor<2>| old * (here.clone() * -1.0 + 1.0) + rows(new, &source) * here.clone();
-    let keys = write(by_position(cache.keys), keys).reshape([pages, PAGE, width]).swap_dims(1, 2);
-    let values = write(cache.values.reshape([pages * PAGE, width]), values);
+    let ([rows, width], [pages, span]) = (keys.dims(), cache.keys.dims());
+    // The channels of a key lie a page's positions apart.
+    let channels = |place: usize| (0..width).map(move |channel| place / PAGE * span + channel * PAGE + place % PAGE);
+    let of_keys = ints(places.iter().copied().flat_map(channels), &device);
+    let of_values = ints(places.iter().copied(), &device);
+    let write = IndexingUpdateOp::Assign;
+    let keys = cache.keys.reshape([pages * span]).select_assign(0, of_keys, keys.reshape([rows * width]), write);
+    let values = cache.values.reshape([pages * PAGE, width]).select_assign(0, of_values, values, write);
     KeyValue { keys: keys.reshape([pages, span]), values: values.reshape([pages, span]) }
 }
 
 pub fn paged_copy(pages: Tensor<2>, from: &[usize], to: &[usize]) -> Tensor<2> {
-    let mut source: Vec<usize> = (0..pages.dims()[0]).collect();
-    for (from, to) in from.iter().zip(to) {
-        source[*to] = *from;
-    }
-    rows(pages, &source)
+    let copied = rows(pages.clone(), from);
+    let to = ints(to.iter().copied(), &pages.device());
+    pages.select_assign(0, to, copied, IndexingUpdateOp::Assign)
 }
 
 pub fn paged_attention(queries: Tensor<2>, cache: &KeyValue, seen: &Seen, head_dim: usize) -> Tensor<2> {

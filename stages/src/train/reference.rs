@@ -1,14 +1,15 @@
 //! The stage `sft` against TRL's `SFTTrainer` on the same weights, rows and order: `tests/reference/trl_sft.py`.
 //! Knows nothing of how either computes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Value, json};
 
 use crate::{
-    bench::{Bench, fixture, json_of},
+    bench::{Bench, devices, fixture, json_of},
     data::checkpoint::Checkpoint,
-    nn::weights::Weights,
+    device::Compute,
+    nn::{precision::Precision, weights::Weights},
     sft::Sft,
 };
 
@@ -20,14 +21,15 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 /// What a run of `sft` with these parameters beside TRL's records, and its weights.
-fn tuned(reference: &Value, with: Value) -> (BTreeMap<String, Vec<f64>>, Weights) {
+fn tuned(compute: &Compute, reference: &Value, with: Value) -> (BTreeMap<String, Vec<f64>>, Weights) {
     let bench = Bench::new();
     let rows = bench.rows("rows", reference["rows"].as_array().unwrap());
     let settings = reference["settings"].as_object().unwrap().clone();
     let mut all = json!({ "learning_rate": settings["learning_rate"], "floor": 0, "optimiser": settings });
     all["optimiser"].as_object_mut().unwrap().remove("learning_rate");
     all.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
-    let output = bench.run::<Sft>(all, &[("policy", &fixture("llama")), ("rows", &rows)]).unwrap();
+    let inputs: [(&str, &Path); 2] = [("policy", &fixture("llama")), ("rows", &rows)];
+    let output = bench.run_under::<Sft>(compute, all, &inputs).unwrap();
     let text = std::fs::read_to_string(bench.path("records/metrics.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let mut metrics: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -63,13 +65,15 @@ fn assert_follows(theirs: &Value, metrics: &BTreeMap<String, Vec<f64>>, weights:
 }
 
 #[test]
-fn twenty_steps_follow_trl_within_1e_3() {
+fn twenty_steps_follow_trl_within_1e_3_on_every_device() {
     let reference = json_of(&fixture("training/trl_sft.json"));
     let theirs = &reference["plain"];
-    // Five epochs of sixteen rows, four a step.
-    let (metrics, weights) =
-        tuned(&reference, json!({ "epochs": 5, "batch": theirs["batch"], "decay": theirs["decay"] }));
-    assert_follows(theirs, &metrics, &weights);
+    for compute in devices(Precision::F32) {
+        // Five epochs of sixteen rows, four a step.
+        let with = json!({ "epochs": 5, "batch": theirs["batch"], "decay": theirs["decay"] });
+        let (metrics, weights) = tuned(&compute, &reference, with);
+        assert_follows(theirs, &metrics, &weights);
+    }
 }
 
 #[test]
@@ -85,6 +89,6 @@ fn twenty_steps_of_packed_blocks_follow_trl_within_1e_3() {
         "max_tokens": theirs["block"],
         "packing": "best_fit",
     });
-    let (metrics, weights) = tuned(&reference, with);
+    let (metrics, weights) = tuned(&Compute::default(), &reference, with);
     assert_follows(theirs, &metrics, &weights);
 }

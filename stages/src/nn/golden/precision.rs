@@ -1,16 +1,20 @@
 //! Other numbers than f32, and other devices than the CPU, against what transformers computes in the same numbers.
 //! Knows nothing of how a device computes.
 
-use burn::tensor::Tensor;
+use std::collections::BTreeMap;
+
+use burn::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 
 use super::{assert_close, fixture, greedy, ids, json_of, last_logits, logprobs, numbers, supervised};
 use crate::{
+    bench::devices,
     data::checkpoint::Checkpoint,
     decode::{self, Arrangement, Request, Sampling, Stop},
-    device::{Compute, Place},
+    device::Place,
     nn::{
         decoder::Decoder,
+        lora::Lora,
         precision::Precision::{self, Bf16, F32},
         recompute::Activations::{self, Keep, Recompute},
     },
@@ -26,19 +30,8 @@ fn open(family: &str, place: &Place) -> (Checkpoint, Decoder) {
     (checkpoint, decoder)
 }
 
-/// The CPU, and every other device that is built in and there.
-fn places(precision: Precision) -> Vec<(String, Place)> {
-    let found = ["cpu", "wgpu", "cuda"].into_iter().filter_map(|name| {
-        let device = name.to_owned().try_into().unwrap();
-        match (Compute { device, precision: Some(precision), ..Compute::default() }).place() {
-            Ok(place) => Some((name.to_owned(), place)),
-            Err(error) => {
-                eprintln!("not computed on {name}: {error}");
-                None
-            }
-        }
-    });
-    found.inspect(|(name, _)| println!("computed on {name} in {precision:?}")).collect()
+fn places(precision: Precision) -> impl Iterator<Item = (String, Place)> {
+    devices(precision).into_iter().map(|compute| (compute.device.to_string(), compute.place().unwrap()))
 }
 
 fn norm(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -58,7 +51,7 @@ fn gradient_error(family: &str, checkpoint: &Checkpoint, decoder: &Decoder, acti
     let tracked = decoder.tracked(activations);
     let loss = -batch.logprobs(&tracked, 1.0).mean();
     let (mut errors, mut whole, mut names) = (Vec::new(), Vec::new(), 0);
-    let mut found: std::collections::BTreeMap<String, Vec<f32>> = std::collections::BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     let mut weights = tracked.clone();
     tracked.backward(&loss, &mut |gradients| {
         weights.each(&mut |name, weight| {
@@ -132,13 +125,44 @@ fn master_weights_take_steps_that_bf16_would_lose() {
                 host((a.clone().cast(dtype) - b.clone().cast(dtype)).cast(F32.dtype()))
             };
             kept += same(weight, &old).iter().filter(|difference| **difference == 0.0).count();
-            // Adam's first step is the rate whatever the gradient; numbers near 1 hold a ten-thousandth of it... of 6e-8.
+            // Adam's first step is the rate, whatever the gradient.
             let ways = host(weight.clone() - old);
             moved += ways.iter().filter(|way| (way.abs() - RATE).abs() < 0.1 * RATE).count();
             all += ways.len();
         });
         assert!(moved * 10 > all * 8, "{moved} of {all} weights took the step");
         assert!(kept * 10 > all * 9, "{kept} of {all} are the same in bf16");
+    }
+}
+
+/// A base that came in bf16 is held in it, one in f32 is not; either comes back as it was.
+#[test]
+fn an_adapter_learns_in_bf16_beside_a_base_that_loses_nothing() {
+    for (_, place) in places(Bf16) {
+        for (family, is_bf16) in [("llama3", true), ("llama", false)] {
+            let mut checkpoint = Checkpoint::open(&fixture(family)).unwrap();
+            let weights = checkpoint.weights.clone();
+            let mut lora: Lora = serde_json::from_value(serde_json::json!({ "rank": 4 })).unwrap();
+            lora.resolve();
+            checkpoint.adopt(Some(&lora), 5).unwrap();
+            let batch = supervised(&checkpoint, &json_of(&fixture(family).join("reference.json"))["sft"]);
+            let mut trainer = Trainer::new(checkpoint.to_device(&place).unwrap(), Optimiser::default());
+            let mut losses = Vec::new();
+            for _ in 0..10 {
+                let mut accumulated = trainer.begin(Keep);
+                let loss = -batch.logprobs(&accumulated.tracked, 1.0).mean();
+                accumulated.backward(&loss);
+                trainer.step(accumulated, 1e-2).unwrap();
+                losses.push(loss.without_autodiff().into_scalar::<f32>());
+            }
+            assert!(losses[9] < 0.9 * losses[0], "{family}: {losses:?}");
+            let mut held = Vec::new();
+            trainer.decoder.each(&mut |_, weight| held.push(weight.dtype() == DType::BF16));
+            assert!(held.iter().all(|held| *held == is_bf16), "{family}");
+            checkpoint.take(trainer.decoder).unwrap();
+            assert!(checkpoint.weights == weights, "{family}");
+            assert!(checkpoint.adapter.unwrap().weights.values().any(|weight| weight.values[0] != 0.0));
+        }
     }
 }
 
@@ -171,7 +195,7 @@ fn what_is_sampled_in_bf16_is_scored_alike_by_the_trainer() {
 
 /// In f32: the tolerances of the CPU, and a little for sums in another order.
 #[test]
-fn every_device_computes_what_transformers_does() {
+fn what_transformers_computes_is_computed_on_every_device() {
     for (where_, place) in places(F32) {
         for family in ["llama", "llama3", "qwen2", "qwen3", "smollm3", "gpt2"] {
             let (checkpoint, decoder) = open(family, &place);
