@@ -123,6 +123,18 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
+/// The names of the models of `tests/reference/make_fixtures.py`, sorted: every folder with a reference is one.
+pub fn families() -> Vec<String> {
+    let entries = fs::read_dir(fixture("")).unwrap().map(|entry| entry.unwrap());
+    let mut found: Vec<String> = entries
+        .filter(|entry| entry.path().join("reference.json").is_file())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "no model in {}", fixture("").display());
+    found
+}
+
 pub fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }

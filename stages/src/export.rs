@@ -48,20 +48,20 @@ mod tests {
 
     use super::*;
     use crate::{
-        bench::{Bench, fixture, json_of, shared},
+        bench::{Bench, families, fixture, json_of, shared},
         import::Import,
         init::Init,
     };
 
     #[test]
     fn an_imported_model_is_exported_as_it_was() {
-        for family in ["llama", "llama3", "llama-linear", "mistral", "qwen2", "qwen3", "smollm2", "smollm3", "gpt2"] {
+        for family in families() {
             let bench = Bench::new();
-            let imported = bench.run::<Import>(json!({ "path": fixture(family) }), &[]).unwrap();
+            let imported = bench.run::<Import>(json!({ "path": fixture(&family) }), &[]).unwrap();
             let kept = bench.path("imported");
             std::fs::rename(imported, &kept).unwrap();
             let exported = bench.run::<Export>(json!({}), &[("policy", &kept)]).unwrap();
-            let (before, after) = (Checkpoint::open(&fixture(family)).unwrap(), Checkpoint::open(&exported).unwrap());
+            let (before, after) = (Checkpoint::open(&fixture(&family)).unwrap(), Checkpoint::open(&exported).unwrap());
             assert_eq!((before.config, before.weights), (after.config, after.weights));
             let exported = bench.run::<Export>(json!({ "dtype": "bf16" }), &[("policy", &kept)]).unwrap();
             assert_eq!(json_of(&exported.join("config.json"))["torch_dtype"], "bfloat16");

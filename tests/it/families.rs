@@ -7,14 +7,15 @@ use serde_json::{Value, json};
 
 use crate::project::{Project, workspace};
 
-const FAMILIES: [&str; 10] =
-    ["llama", "llama3", "llama-linear", "mistral", "qwen2", "qwen2.5", "qwen3", "smollm2", "smollm3", "gpt2"];
-
 #[test]
 fn every_family_computes_what_transformers_does_from_import_to_export() {
-    for family in FAMILIES {
-        let fixture = workspace().join("tests/fixtures").join(family);
-        let reference: Value = serde_json::from_slice(&fs::read(fixture.join("reference.json")).unwrap()).unwrap();
+    let mut seen = 0;
+    for entry in fs::read_dir(workspace().join("tests/fixtures")).unwrap() {
+        let fixture = entry.unwrap().path();
+        let Ok(reference) = fs::read(fixture.join("reference.json")) else { continue };
+        let reference: Value = serde_json::from_slice(&reference).unwrap();
+        let family = fixture.file_name().unwrap().to_str().unwrap();
+        seen += 1;
         let project = project(&fixture, &reference);
         let said = project.mashbill("run p.yaml");
         assert_eq!(said.code, Some(0), "{family}: {said:#?}");
@@ -51,6 +52,7 @@ fn every_family_computes_what_transformers_does_from_import_to_export() {
             .collect();
         assert!(files.len() > 2 && files.contains(&"model.safetensors.index.json".into()), "{family}: {files:?}");
     }
+    assert!(seen > 0, "no model in tests/fixtures");
 }
 
 fn project(fixture: &Path, reference: &Value) -> Project {

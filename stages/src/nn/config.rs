@@ -455,7 +455,7 @@ impl Keys<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{fixture, shared};
+    use crate::bench::{families, fixture, shared};
 
     fn tiny() -> Value {
         json!({ "model_type": "llama", "vocab_size": 8, "hidden_size": 4, "intermediate_size": 6,
@@ -583,8 +583,8 @@ mod tests {
             let written = ["0.00001", "1e-5"].map(|value| format!("\"{epsilon}\":{value}"));
             assert!(written.iter().any(|written| text.contains(written)), "{text}");
         }
-        for name in ["llama3", "llama-linear", "mistral", "qwen2.5", "smollm2", "smollm3"] {
-            let text = std::fs::read_to_string(fixture(name).join("config.json")).unwrap();
+        for name in families() {
+            let text = std::fs::read_to_string(fixture(&name).join("config.json")).unwrap();
             reads_back(&Config::from_hf(&text).unwrap());
         }
     }
