@@ -1,32 +1,26 @@
-"""Writes tests/fixtures: tiny random models with what transformers computes of them, and what Python makes of real
-tokenizers and chat templates. Run it again only when a fixture has to change; its output is committed.
+"""Writes tests/fixtures/FAMILY: tiny random models with what transformers computes of them. Run it again only when a
+fixture has to change, and gradients.py behind it; its output is committed.
 
-    python tests/reference/make_fixtures.py [--models NAME ...] [FOLDER_WITH_REAL_TOKENIZERS]
+    python tests/reference/make_fixtures.py [NAME ...]
 
 Without names all models are written. On another processor the last digits of a reference may differ.
 """
 
-import argparse
-import gzip
 import json
+import sys
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
-    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
-    Qwen3ForCausalLM,
     SmolLM3Config,
-    SmolLM3ForCausalLM,
 )
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -50,9 +44,9 @@ SHAPE = dict(
 )
 FAMILIES = {
     # One tied, one untied; Qwen3's heads are wider than hidden_size / heads.
-    "llama": (LlamaConfig, LlamaForCausalLM, dict(rope_theta=10000.0, tie_word_embeddings=True)),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, dict(rope_theta=1000000.0, tie_word_embeddings=False)),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM, dict(rope_theta=1000000.0, tie_word_embeddings=True, head_dim=16)),
+    "llama": (LlamaConfig, dict(rope_theta=10000.0, tie_word_embeddings=True)),
+    "qwen2": (Qwen2Config, dict(rope_theta=1000000.0, tie_word_embeddings=False)),
+    "qwen3": (Qwen3Config, dict(rope_theta=1000000.0, tie_word_embeddings=True, head_dim=16)),
 }
 # As published models of each family are: what they scale, share, leave out, and how their files are cut. Their references
 # reach positions far behind `original_max_position_embeddings`.
@@ -68,13 +62,11 @@ LLAMA3_ROPE = dict(
 LIKE_PUBLISHED = {
     "llama3": (
         LlamaConfig,
-        LlamaForCausalLM,
         dict(num_attention_heads=2, num_key_value_heads=1, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=False),
         dict(dtype=torch.bfloat16),
     ),
     "llama-linear": (
         LlamaConfig,
-        LlamaForCausalLM,
         dict(
             num_key_value_heads=4,
             rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0),
@@ -86,13 +78,11 @@ LIKE_PUBLISHED = {
     ),
     "mistral": (
         MistralConfig,
-        MistralForCausalLM,
         dict(head_dim=16, sliding_window=128, rope_theta=10000.0, tie_word_embeddings=False),
         dict(dtype=torch.bfloat16),
     ),
     "qwen2.5": (
         Qwen2Config,
-        Qwen2ForCausalLM,
         dict(rope_theta=1000000.0, tie_word_embeddings=True),
         dict(
             dtype=torch.bfloat16,
@@ -110,7 +100,6 @@ LIKE_PUBLISHED = {
     ),
     "smollm2": (
         LlamaConfig,
-        LlamaForCausalLM,
         dict(
             hidden_size=24,
             num_attention_heads=3,
@@ -122,7 +111,6 @@ LIKE_PUBLISHED = {
     ),
     "smollm3": (
         SmolLM3Config,
-        SmolLM3ForCausalLM,
         # The fourth layer has no positions, as by default.
         dict(num_hidden_layers=4, hidden_size=24, num_attention_heads=3, num_key_value_heads=1, rope_theta=5000000.0),
         dict(dtype=torch.bfloat16),
@@ -183,16 +171,21 @@ def tokenizer():
     return fast
 
 
-def model(name):
+def untrained(config):
     torch.manual_seed(17)
+    return AutoModelForCausalLM.from_config(config).float().eval()
+
+
+def model(name):
     if name == "gpt2":
-        made = GPT2LMHeadModel(GPT2Config(**GPT2_SHAPE)).float().eval()
+        config = GPT2Config(**GPT2_SHAPE)
     elif name in LIKE_PUBLISHED:
-        config_class, model_class, own, _ = LIKE_PUBLISHED[name]
-        made = model_class(config_class(**{**SHAPE, **LONG, **own})).float().eval()
+        config_class, own, _ = LIKE_PUBLISHED[name]
+        config = config_class(**{**SHAPE, **LONG, **own})
     else:
-        config_class, model_class, own = FAMILIES[name]
-        made = model_class(config_class(**SHAPE, **own)).float().eval()
+        config_class, own = FAMILIES[name]
+        config = config_class(**SHAPE, **own)
+    made = untrained(config)
     with torch.no_grad():
         # Larger than an initialisation and nowhere zero or one, so that every weight shows in the logits.
         for parameter in made.parameters():
@@ -204,7 +197,7 @@ def model(name):
             # What is computed in f32 is computed of the numbers in the file. Parameters alone: `made.to(dtype)` would round
             # the frequencies of the rotary positions too, which no file holds.
             for parameter in made.parameters():
-                parameter.copy_(parameter.to(LIKE_PUBLISHED[name][3]["dtype"]).float())
+                parameter.copy_(parameter.to(LIKE_PUBLISHED[name][2]["dtype"]).float())
     return made
 
 
@@ -296,85 +289,6 @@ def write(path, value):
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-TEXTS = [
-    "",
-    " ",
-    "Hello world",
-    " Hello  world \n",
-    "don't I'LL we've",
-    "12345 + 67.8 = 12412.8",
-    "naïve café — “quotes” …",
-    "日本語のテキスト、한국어, हिन्दी",
-    "🙂👩‍👩‍👧 \u200b\u00a0end",
-    "tabs\tand\r\nwindows\r\n\r\nlines   \n   indented",
-    "<think>2+2</think><answer>4</answer>",
-    "<|im_start|>user\nHi<|im_end|>\n<|endoftext|>",
-    "<s>in text</s> <unk>",
-    "x" * 50 + " " * 20 + "!" * 30,
-]
-
-
-def token_ids(folder):
-    """What the Python tokenizers make of texts, for tokenizers too large to commit; keyed by their place."""
-    for name, path in {
-        "gpt2": "tokenizers/gpt2/tokenizer.json.gz",
-        "qwen2.5": "tokenizers/qwen2.5/tokenizer.json.gz",
-        "qwen2-mini": "tokenizers/qwen2-mini.tokenizer.json",
-        "stories260K": "models/stories260K/hf/tokenizer.json",
-    }.items():
-        data = (folder / path).read_bytes()
-        made = Tokenizer.from_str((gzip.decompress(data) if path.endswith("gz") else data).decode())
-        made.no_padding()
-        made.no_truncation()
-        cases = []
-        for text in TEXTS:
-            ids = made.encode(text, add_special_tokens=False).ids
-            cases.append(
-                {
-                    "text": text,
-                    "ids": ids,
-                    "decoded": made.decode(ids, skip_special_tokens=False),
-                    "decoded_plain": made.decode(ids, skip_special_tokens=True),
-                }
-            )
-        write(FIXTURES / "tokenizers" / f"{name}.json", {"tokenizer": path, "cases": cases})
-
-
-CONVERSATIONS = {
-    "question": [{"role": "user", "content": "What is 2 + 2?"}],
-    "system": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " <b>Hi</b> \n"}],
-    "answered": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "<think>\nsum\n</think>\n\n4"}],
-    "turns": [
-        {"role": "user", "content": "2 + 2?"},
-        {"role": "assistant", "content": "<think>\nsum\n</think>\n\n4"},
-        {"role": "user", "content": "And 3 + 3?"},
-        {"role": "assistant", "content": "6"},
-    ],
-    "assistant first": [{"role": "assistant", "content": "Hello"}],
-}
-SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-
-
-def templates(folder):
-    """What transformers makes of conversations by published chat templates."""
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    cases = []
-    for path in sorted((folder / "chat_templates").glob("*.jinja")):
-        compiled = _compile_jinja_template(path.read_text())
-        # Mashbill defines no clock: a result must not depend on the day.
-        compiled.environment.globals.pop("strftime_now", None)
-        for name, messages in CONVERSATIONS.items():
-            for is_open in (False, True):
-                case = {"template": path.name, "conversation": name, "open": is_open}
-                try:
-                    case["text"] = compiled.render(messages=messages, add_generation_prompt=is_open, **SPECIAL)
-                except Exception as error:
-                    case["error"] = str(error)
-                cases.append(case)
-    write(FIXTURES / "templates.json", {"special": SPECIAL, "conversations": CONVERSATIONS, "cases": cases})
-
-
 def save(made, fast, folder, dtype, max_shard_size="5GB", generation=None, chat_template=None, as_transformers_4=False):
     for key, value in (generation or {}).items():
         setattr(made.generation_config, key, value)
@@ -391,25 +305,17 @@ def save(made, fast, folder, dtype, max_shard_size="5GB", generation=None, chat_
         write(path, dict(sorted(config.items())))
 
 
-def main():
-    arguments = argparse.ArgumentParser()
-    every = [*FAMILIES, "gpt2", *LIKE_PUBLISHED]
-    arguments.add_argument("--models", nargs="+", choices=every, default=every)
-    arguments.add_argument("folder", nargs="?", type=Path)
-    arguments = arguments.parse_args()
+def main(*names):
     # Such small models are not worth a second one.
     torch.set_num_threads(1)
     fast = tokenizer()
-    for name in arguments.models:
+    for name in names or [*FAMILIES, "gpt2", *LIKE_PUBLISHED]:
         folder = FIXTURES / name
         made = model(name)
         computed = reference(made, fast, name in LIKE_PUBLISHED)
-        save(made, fast, folder, **(LIKE_PUBLISHED[name][3] if name in LIKE_PUBLISHED else dict(dtype=torch.float32)))
+        save(made, fast, folder, **(LIKE_PUBLISHED[name][2] if name in LIKE_PUBLISHED else dict(dtype=torch.float32)))
         write(folder / "reference.json", computed)
-    if arguments.folder:
-        token_ids(arguments.folder)
-        templates(arguments.folder)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

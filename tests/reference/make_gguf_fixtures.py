@@ -17,60 +17,42 @@ import tempfile
 from pathlib import Path
 
 import blake3
+import make_fixtures
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from make_text_fixtures import LLAMA3, cut_by
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
-    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
-    Qwen3ForCausalLM,
     SmolLM3Config,
-    SmolLM3ForCausalLM,
 )
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "gguf"
-CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = CONTRACTIONS + r"\p{N}" + REST
-LLAMA3 = CONTRACTIONS + r"\p{N}{1,3}" + REST
+FIXTURES = make_fixtures.FIXTURES / "gguf"
+# Digits one by one.
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 TEXT = [
     "the king and the queen said that they would not go to the sea, and there they were in the end",
     "What is 12 + 345? It's 357, and that's all; we'll see. The other one is 1000 and then some.",
     "def main():\n    return 1\n\n\nprint(main())\n",
 ]
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-SHAPE = dict(
+SHAPE = make_fixtures.SHAPE | dict(
     vocab_size=330,  # a few more than the tokenizer has, as published models do
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
     max_position_embeddings=256,
-    rms_norm_eps=1e-5,
     bos_token_id=0,
     eos_token_id=1,
     pad_token_id=2,
 )
-LLAMA3_POSITIONS = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
+LLAMA3_POSITIONS = make_fixtures.LLAMA3_ROPE | dict(rope_theta=500000.0, original_max_position_embeddings=64)
 # Name: the model, how text is cut, llama.cpp's name for that, whether whole words stay unmerged, whether bos is added.
 FAMILIES = {
-    "llama": (LlamaConfig, LlamaForCausalLM, dict(tie_word_embeddings=True), LLAMA3, "llama-bpe", True, True),
+    "llama": (LlamaConfig, dict(tie_word_embeddings=True), LLAMA3, "llama-bpe", True, True),
     "llama3": (
         LlamaConfig,
-        LlamaForCausalLM,
-        dict(tie_word_embeddings=True, rope_theta=500000.0, rope_scaling=LLAMA3_POSITIONS),
+        dict(tie_word_embeddings=True, rope_parameters=LLAMA3_POSITIONS),
         LLAMA3,
         "llama-bpe",
         True,
@@ -78,7 +60,6 @@ FAMILIES = {
     ),
     "mistral": (
         MistralConfig,
-        MistralForCausalLM,
         dict(tie_word_embeddings=False, sliding_window=None, head_dim=8),
         QWEN2,
         "qwen2",
@@ -88,7 +69,6 @@ FAMILIES = {
     # Feed-forward rows that are no whole blocks of 32.
     "qwen2": (
         Qwen2Config,
-        Qwen2ForCausalLM,
         dict(tie_word_embeddings=True, rope_theta=1e6, intermediate_size=72),
         QWEN2,
         "qwen2",
@@ -97,7 +77,6 @@ FAMILIES = {
     ),
     "qwen3": (
         Qwen3Config,
-        Qwen3ForCausalLM,
         dict(tie_word_embeddings=False, rope_theta=1e6, head_dim=16),
         QWEN2,
         "qwen2",
@@ -107,7 +86,6 @@ FAMILIES = {
     # The fourth layer has no positions.
     "smollm3": (
         SmolLM3Config,
-        SmolLM3ForCausalLM,
         dict(tie_word_embeddings=True, rope_theta=5e6, num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0]),
         LLAMA3,
         "llama-bpe",
@@ -120,12 +98,7 @@ FAMILIES = {
 def tokenizer(cut, ignore_merges, adds_bos):
     made = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     made.normalizer = normalizers.NFC() if cut == QWEN2 else None
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(cut), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    made.pre_tokenizer = cut_by(cut)
     made.decoder = decoders.ByteLevel()
     special = [AddedToken(token, special=True) for token in ["<|begin|>", "<|end|>", "<|endoftext|>", "<|turn|>"]]
     trainer = trainers.BpeTrainer(
@@ -145,9 +118,8 @@ def tokenizer(cut, ignore_merges, adds_bos):
     return fast
 
 
-def model(config_class, model_class, own):
-    torch.manual_seed(17)
-    made = model_class(config_class(**{**SHAPE, **own})).float().eval()
+def model(config_class, own):
+    made = make_fixtures.untrained(config_class(**{**SHAPE, **own}))
     with torch.no_grad():
         for key, parameter in made.named_parameters():
             parameter.copy_(0.15 * torch.randn_like(parameter))
@@ -185,9 +157,9 @@ def convert(llama_cpp, folder, kind, cut):
 
 
 def wide(folder):
-    for name, (config_class, model_class, own, cut, _, ignore_merges, adds_bos) in FAMILIES.items():
+    for name, (config_class, own, cut, _, ignore_merges, adds_bos) in FAMILIES.items():
         sizes = dict(hidden_size=128, intermediate_size=256) | ({"head_dim": 32} if "head_dim" in own else {})
-        model(config_class, model_class, own | sizes).save_pretrained(folder / name)
+        model(config_class, own | sizes).save_pretrained(folder / name)
         tokenizer(cut, ignore_merges, adds_bos).save_pretrained(folder / name)
 
 
@@ -196,11 +168,11 @@ def main():
         return wide(Path(sys.argv[2]))
     llama_cpp = Path(sys.argv[1]).resolve()
     sys.path.insert(0, str(llama_cpp))
-    for name, (config_class, model_class, own, cut, cut_name, ignore_merges, adds_bos) in FAMILIES.items():
+    for name, (config_class, own, cut, cut_name, ignore_merges, adds_bos) in FAMILIES.items():
         folder = FIXTURES / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        model(config_class, model_class, own).save_pretrained(folder)
+        model(config_class, own).save_pretrained(folder)
         tokenizer(cut, ignore_merges, adds_bos).save_pretrained(folder)
         expected = {kind: convert(llama_cpp, folder, kind, cut_name) for kind in ["f16", "q8_0"]}
         # Where the files agree, once.

@@ -1,6 +1,7 @@
 """Writes tests/fixtures/templates.json.gz, masks.json.gz, dates.json and tokenizers/: what transformers makes of conversations by
 published chat templates, and what the Python tokenizers make of awkward text. Run it again only when a fixture has
-to change; its output is committed.
+to change; its output is committed. Of kinds.json.gz each run makes another: most trainers of `tokenizers` break ties by
+chance.
 
     python tests/reference/make_text_fixtures.py FOLDER_WITH_REAL_TEMPLATES_AND_TOKENIZERS
 """
@@ -290,10 +291,8 @@ def templates(folder):
 
 def masks(folder):
     """`return_assistant_tokens_mask` by the templates with generation blocks, in tokens of Qwen2.5."""
-    data = gzip.decompress((folder / "tokenizers/qwen2.5/tokenizer.json.gz").read_bytes()).decode()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(data), eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    made = real(folder / "tokenizers/qwen2.5/tokenizer.json.gz")
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     cases = []
     for path in sorted((folder / "chat_templates").glob("*_training.jinja")):
         for name, given in CONVERSATIONS.items():
@@ -399,6 +398,11 @@ def cases(made, unknown=None):
     return found
 
 
+def real(path):
+    data = path.read_bytes()
+    return Tokenizer.from_str((gzip.decompress(data) if path.suffix == ".gz" else data).decode())
+
+
 def real_tokenizers(folder):
     """Those too large to commit, by their place."""
     for name, path in {
@@ -408,8 +412,7 @@ def real_tokenizers(folder):
         "stories260K": "models/stories260K/hf/tokenizer.json",
         "verl-digit-llama": "models/verl-digit-llama/tokenizer.json",
     }.items():
-        data = (folder / path).read_bytes()
-        made = Tokenizer.from_str((gzip.decompress(data) if path.endswith("gz") else data).decode())
+        made = real(folder / path)
         unknown = {"stories260K": None, "verl-digit-llama": "U"}.get(name)
         write(FIXTURES / "tokenizers" / f"{name}.json.gz", {"tokenizer": path, **cases(made, unknown)})
 
@@ -422,6 +425,22 @@ CORPUS = [
     "CamelCase snake_case x=1 // comment #include <a> a.b,c;d:e?f!g(h)[i]{j} " * 2,
 ]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+# How Llama-3 cuts text.
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def cut_by(*patterns):
+    """Text cut by one pattern after the other, then written byte by byte."""
+    return pre_tokenizers.Sequence(
+        [
+            *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def learned(model, trainer, **parts):
@@ -551,20 +570,11 @@ def kinds():
         ),
         None,
     )
-    # Llama-3.
-    llama3 = Regex(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
     made["llama 3"] = (
         learned(
             models.BPE(ignore_merges=True),
             bytes_of(400),
-            pre_tokenizer=pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Split(llama3, "isolated"),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-                ]
-            ),
+            pre_tokenizer=cut_by(LLAMA3),
             decoder=decoders.ByteLevel(),
         ),
         None,
@@ -574,19 +584,11 @@ def kinds():
         learned(
             models.BPE(),
             bytes_of(400),
-            pre_tokenizer=pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated"),
-                    pre_tokenizers.Split(Regex("[一-龥぀-ゟ゠-ヿ]+"), "isolated"),
-                    pre_tokenizers.Split(
-                        Regex(
-                            r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
-                            r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-                        ),
-                        "isolated",
-                    ),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-                ]
+            pre_tokenizer=cut_by(
+                r"\p{N}{1,3}",
+                "[一-龥぀-ゟ゠-ヿ]+",
+                r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+                r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
             ),
             decoder=decoders.ByteLevel(),
         ),
