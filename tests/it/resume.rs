@@ -20,10 +20,13 @@ const SFT: &str = "stage: sft, inputs: { policy: model, rows: sums, validation: 
                    with: { epochs: EPOCHS, batch: 4, learning_rate: 1e-3 }";
 
 /// All that a training may have to remember: Muon's momentum, the best weights so far, and how long there were no
-/// better ones. The blocks of two rows each make it as long as the other; patience ends it before that.
+/// better ones. Long before its 200 steps of two blocks of two rows, patience ends it.
 const CHOOSY: &str = "stage: sft, inputs: { policy: model, rows: sums, validation: held_out }, \
-                      with: { epochs: EPOCHS, batch: 2, learning_rate: 1e-2, packing: best_fit, max_tokens: 14, \
+                      with: { epochs: 4, batch: 2, learning_rate: 1e-2, packing: best_fit, max_tokens: 14, \
                               optimiser: { muon: {} }, validate_every: 2, patience: 30, keep: best }";
+
+/// Steps from its best to its end, as `patience` counts looks.
+const STEPS_OF_PATIENCE: u64 = 60;
 
 /// The reference policy is refreshed between the two steps of a rollout phase.
 const GRPO: &str = "stage: grpo, inputs: { policy: model, prompts: sums }, \
@@ -86,6 +89,12 @@ struct Trained {
     metrics: Vec<Value>,
 }
 
+impl Trained {
+    fn last_step(&self) -> u64 {
+        self.metrics.last().unwrap()["step"].as_u64().unwrap()
+    }
+}
+
 fn trained(project: &Project) -> Trained {
     let said = project.mashbill("run p.yaml");
     assert_eq!(said.code, Some(0), "{said:#?}");
@@ -102,11 +111,11 @@ fn trained(project: &Project) -> Trained {
     Trained { files, metrics }
 }
 
-fn assert_same(steps_made: usize, got: &Trained, expected: &Trained) {
+fn assert_same(got: &Trained, expected: &Trained) {
     let steps = |of: &Trained| of.metrics.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>();
     // Grpo tells nothing before its first step.
     let first = expected.metrics[0]["step"].as_u64().unwrap();
-    assert_eq!(steps(expected), (first..=steps_made as u64).collect::<Vec<_>>());
+    assert_eq!(steps(expected), (first..=expected.last_step()).collect::<Vec<_>>());
     assert_eq!(steps(got), steps(expected));
     assert_eq!(got.metrics, expected.metrics);
     for (got, expected) in got.files.iter().zip(&expected.files) {
@@ -148,11 +157,17 @@ fn assert_kept(project: &Project, lines: &[String]) {
     }
 }
 
-fn a_killed_training_ends_with_the_same_bytes(node: &str, steps: usize) -> Trained {
+fn a_killed_training_ends_with_the_same_bytes(node: &str) {
     let expected = trained(&project(node, SAVED_STEPS, 1000));
+    assert_eq!(expected.last_step(), SAVED_STEPS as u64);
+    killed_at([20, 50], node, &expected);
+}
+
+/// A training that is killed each time when it has recorded so many lines, and then goes on to its end.
+fn killed_at(lines: [usize; 2], node: &str, expected: &Trained) {
     let project = project(node, SAVED_STEPS, 0);
     let mut kept = Vec::new();
-    for line in [20, 50] {
+    for line in lines {
         let (mut child, lines) = run_until(&project, line);
         child.kill().unwrap();
         child.wait().unwrap();
@@ -162,9 +177,8 @@ fn a_killed_training_ends_with_the_same_bytes(node: &str, steps: usize) -> Train
     assert!(plan.contains("continues what was interrupted"), "{plan}");
     // The state of the last few lines may not have been saved when the kill came.
     kept.truncate(kept.len() - 4);
-    assert_same(steps, &trained(&project), &expected);
+    assert_same(&trained(&project), expected);
     assert_kept(&project, &kept);
-    expected
 }
 
 fn a_stopped_training_ends_with_the_same_bytes(node: &str) {
@@ -175,41 +189,46 @@ fn a_stopped_training_ends_with_the_same_bytes(node: &str) {
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_same(UNSAVED_STEPS, &trained(&project), &expected);
+    assert_eq!(expected.last_step(), UNSAVED_STEPS as u64);
+    assert_same(&trained(&project), &expected);
     assert_kept(&project, &kept);
 }
 
 #[test]
 fn a_killed_pretraining_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(PRETRAIN, SAVED_STEPS);
+    a_killed_training_ends_with_the_same_bytes(PRETRAIN);
 }
 
 #[test]
 fn a_killed_fine_tuning_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(SFT, SAVED_STEPS);
+    a_killed_training_ends_with_the_same_bytes(SFT);
 }
 
 #[test]
 fn a_killed_choice_of_the_best_weights_ends_with_the_same_bytes() {
-    let made = a_killed_training_ends_with_the_same_bytes(CHOOSY, 98);
-    let last = made.metrics.last().unwrap();
+    let expected = trained(&project(CHOOSY, SAVED_STEPS, 1000));
+    let last = expected.metrics.last().unwrap();
+    let best = expected.last_step() - STEPS_OF_PATIENCE;
+    assert_eq!((&last["stopped_early"], &last["kept_step"]), (&1.0.into(), &(best as f64).into()), "{last}");
+    assert!(best > 0, "nothing was better than the beginning: {last}");
     // The second kill comes between the best step and the end.
-    assert_eq!((&last["stopped_early"], &last["kept_step"]), (&1.0.into(), &38.0.into()), "{last}");
+    let second = usize::try_from(best).unwrap() + 12;
+    killed_at([second / 2, second], CHOOSY, &expected);
 }
 
 #[test]
 fn a_killed_grpo_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(GRPO, SAVED_STEPS);
+    a_killed_training_ends_with_the_same_bytes(GRPO);
 }
 
 #[test]
 fn a_killed_fine_tuning_of_an_adapter_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(SFT_LORA, SAVED_STEPS);
+    a_killed_training_ends_with_the_same_bytes(SFT_LORA);
 }
 
 #[test]
 fn a_killed_grpo_of_an_adapter_ends_with_the_same_bytes() {
-    a_killed_training_ends_with_the_same_bytes(GRPO_LORA, SAVED_STEPS);
+    a_killed_training_ends_with_the_same_bytes(GRPO_LORA);
 }
 
 #[test]
