@@ -48,7 +48,7 @@ pub fn chat(asked: &Asked, form: &Form, global: &Global) -> Result<Code, Trouble
     let model = model::find(asked, global)?;
     let Policy { decoder, tokenizer } = model.open()?;
     let scribe = Scribe::new(&tokenizer, &decoder.config).map_err(model::trouble)?;
-    let sampling = form.draw.over(answer::habits(&model.folder).map_err(model::trouble)?);
+    let sampling = form.draw.over(answer::habits(&tokenizer).map_err(model::trouble)?);
     let interrupt =
         Interrupt::listen().map_err(|error| Trouble::usage(format!("cannot listen for Ctrl-C: {error}")))?;
     let mut lines = Lines::open()?;
@@ -88,7 +88,7 @@ pub fn chat(asked: &Asked, form: &Form, global: &Global) -> Result<Code, Trouble
 }
 
 fn greet(name: &str, sampling: &Sampling, scribe: &Scribe, form: &Form) {
-    let way = match (form.plain, scribe.has_template()) {
+    let way = match (form.plain, scribe.tokenizer().has_template()) {
         (true, _) => "each line is continued as it stands",
         (false, true) => "by its own chat template",
         (false, false) => "it brings no chat template: `User:` and `Assistant:`",
@@ -182,7 +182,7 @@ impl Talk<'_> {
     fn prompt(&self, text: &str) -> Result<(Vec<u32>, usize), Problem> {
         let tokens = if self.form.plain { self.scribe.text(text) } else { self.scribe.conversation(&self.messages) };
         let tokens = tokens.map_err(|error| {
-            let is_foreign = !self.form.plain && !self.scribe.has_template();
+            let is_foreign = !self.form.plain && !self.scribe.tokenizer().has_template();
             let hint = "the model brings no chat template; `--plain` continues each line as it stands";
             Problem::new(format!("{error:#}"), if is_foreign { hint } else { "" })
         })?;

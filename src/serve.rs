@@ -57,7 +57,7 @@ pub fn serve(asked: &Asked, form: Form, global: &Global) -> Result<Code, Trouble
     let model = model::find(asked, global)?;
     let Policy { decoder, tokenizer } = model.open()?;
     let scribe = Scribe::new(&tokenizer, &decoder.config).map_err(model::trouble)?;
-    let sampling = draw.over(answer::habits(&model.folder).map_err(model::trouble)?);
+    let sampling = draw.over(answer::habits(&tokenizer).map_err(model::trouble)?);
     let house = House { scribe: scribe.clone(), model: name.unwrap_or(model.name), sampling };
 
     let cancel = Cancel::default();

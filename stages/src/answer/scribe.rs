@@ -42,12 +42,6 @@ impl Scribe {
         Ok(Self { tokenizer, context: config.context(), vocab_size: config.vocab_size })
     }
 
-    /// Does the model bring a chat template of its own?
-    #[must_use]
-    pub fn has_template(&self) -> bool {
-        self.tokenizer.has_template()
-    }
-
     /// What a text is continued from: with the bos token where the tokenizer puts one.
     ///
     /// # Errors
@@ -116,7 +110,9 @@ impl Scribe {
         self.tokenizer.has_token(id)
     }
 
-    pub(super) fn tokenizer(&self) -> &Tokenizer {
+    /// As it writes for whoever asks: with the day told, and nothing checked.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 }
