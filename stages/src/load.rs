@@ -23,7 +23,7 @@ use crate::{
         rows::{self, Row},
     },
     hub::{self, Kind, Place, Reference, Repository},
-    text::encode,
+    text::fields,
 };
 
 /// Reads rows from JSONL, JSON, CSV, Parquet or text files, plain or compressed, of this machine or of the Hugging
@@ -115,7 +115,7 @@ impl Stage for Load {
                 if let Some(field) = &self.sharegpt {
                     converted += usize::from(conversation::convert(&mut row, field).with_context(|| shown(&row))?);
                 }
-                encode::check(&row).with_context(|| shown(&row))?;
+                fields::check(&row).with_context(|| shown(&row))?;
                 for field in self.keep.keys() {
                     let values = seen.entry(field).or_default();
                     if let Some(value) = row.get(field).filter(|_| values.len() < MOST_SHOWN) {
@@ -159,7 +159,7 @@ impl Load {
     /// The row with its fields renamed, in their old places.
     fn renamed(&self, row: Row) -> Result<Row> {
         for old in self.fields.values() {
-            ensure!(row.contains_key(old), "no field `{old}`; the row has {}", encode::fields(&row));
+            ensure!(row.contains_key(old), "no field `{old}`; the row has {}", fields::names(&row));
         }
         let mut renamed = Row::new();
         for (name, value) in row {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     data::rows::{self, Row},
-    text::encode,
+    text::fields,
 };
 
 /// Keeps the training part or the test part of rows; two nodes with the same parameters but `part` share nothing.
@@ -92,7 +92,7 @@ type IsTest<'a> = dyn Fn(&[u8; 32]) -> bool + 'a;
 impl Split {
     fn by_key(&self, rows: Vec<Row>) -> Result<Vec<Row>> {
         let hash = |(index, row): (usize, &Row)| {
-            let absent = || format!("row {} has no `{}`; it has {}", index + 1, self.key, encode::fields(row));
+            let absent = || format!("row {} has no `{}`; it has {}", index + 1, self.key, fields::names(row));
             row.get(&self.key).map(hashed).with_context(absent)
         };
         let hashes: Vec<[u8; 32]> = rows.iter().enumerate().map(hash).collect::<Result<_>>()?;
@@ -115,7 +115,7 @@ impl Split {
         let cut = |(index, mut row): (usize, Row)| {
             let text = row.get("text").and_then(Value::as_str);
             let text =
-                text.with_context(|| format!("row {} has no `text`; it has {}", index + 1, encode::fields(&row)))?;
+                text.with_context(|| format!("row {} has no `text`; it has {}", index + 1, fields::names(&row)))?;
             let count = text.chars().count();
             let train = if self.test < 1.0 {
                 // Rounded down, as nanoGPT's `int(n * 0.9)`.

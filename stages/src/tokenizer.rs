@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     data::rows::{self, Row},
     text::{
-        encode,
+        fields,
         template::{self, Conversation, Template, Turn},
         train::{self, Special},
     },
@@ -108,7 +108,7 @@ impl Tokenizer {
 
     /// Adds the text of a row's fields. Messages are learned as the default chat template writes them.
     fn collect(&self, row: &Row, texts: &mut Vec<String>) -> Result<()> {
-        encode::check(row)?;
+        fields::check(row)?;
         let usual = ["prompt", "completion", "messages", "answer", "text"].map(str::to_owned);
         let fields = if self.fields.is_empty() { &usual[..] } else { &self.fields };
         let before = texts.len();
@@ -126,7 +126,7 @@ impl Tokenizer {
         }
         if texts.len() == before {
             let wanted = fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ");
-            bail!("no text in {wanted}; the row has {}", encode::fields(row));
+            bail!("no text in {wanted}; the row has {}", fields::names(row));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ pub mod check;
 pub mod complete;
 pub mod date;
 pub mod encode;
+pub mod fields;
 pub mod json;
 pub mod python;
 pub mod stream;
