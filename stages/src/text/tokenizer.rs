@@ -1,6 +1,10 @@
 //! Text to token ids and back, by a Hugging Face `tokenizer.json`.
 //! Knows nothing of rows or chat turns.
 
+mod prefix;
+mod spelling;
+mod unknown;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Debug, Formatter},
@@ -12,8 +16,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Map, Value};
-use tokenizers::{decoders::DecoderWrapper, pre_tokenizers::byte_level::ByteLevel};
 
+use self::unknown::Unknown;
 use crate::text::{
     check::Finding,
     template::{self, Template},
@@ -66,17 +70,6 @@ pub enum SpecialTokens {
     Hidden,
 }
 
-/// What the tokenizer itself does with a character it has no token for. Here that is always an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unknown {
-    /// Cannot happen, or fails by itself.
-    Loud,
-    /// Puts this id.
-    Id(u32),
-    /// Leaves it out.
-    Dropped,
-}
-
 impl Tokenizer {
     /// Opens the `tokenizer.json` of a folder, with `tokenizer_config.json`, `chat_template.jinja` and
     /// `generation_config.json` where they are.
@@ -119,7 +112,7 @@ impl Tokenizer {
     pub fn new(json: String, config: Map<String, Value>) -> Result<Self> {
         let value: Value = serde_json::from_str(&json).context("not valid JSON")?;
         let start = Arc::new(load(&json)?);
-        let onward = without_prefix(&value).map(|changed| load(&changed.to_string())).transpose()?.map(Arc::new);
+        let onward = prefix::removed(&value).map(|changed| load(&changed.to_string())).transpose()?.map(Arc::new);
         let special = |key: &str| special_of(&config, key).and_then(|content| start.token_to_id(&content));
         let eos = special("eos_token");
         let own = Template::of(&config)?;
@@ -132,14 +125,14 @@ impl Tokenizer {
             ),
             accepted: BTreeSet::new(),
             vocab_size: start.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1),
-            bos: added_before(&start)?,
+            bos: prefix::token(&start)?,
             eos,
             pad: special("pad_token"),
             eos_ids: eos.into_iter().collect(),
             generation: Map::new(),
-            unknown: unknown(&value, &start),
-            falls_back_to_bytes: decoders(&value["decoder"]).any(|step| step["type"] == "ByteFallback"),
-            reads_anywhere: onward.is_none() && reads_anywhere(&value["decoder"]),
+            unknown: Unknown::of(&value, &start),
+            falls_back_to_bytes: spelling::falls_back_to_bytes(&value["decoder"]),
+            reads_anywhere: onward.is_none() && spelling::reads_anywhere(&value["decoder"]),
             onward: onward.unwrap_or_else(|| Arc::clone(&start)),
             start,
             json: json.into(),
@@ -165,7 +158,7 @@ impl Tokenizer {
     /// # Errors
     /// Names a character that the tokenizer has no token for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_by(&self.start, text)
+        self.unknown.encode(text, &self.start, &self.start)
     }
 
     /// The ids of a text that follows other tokens: as [`Tokenizer::encode`], without the space that some
@@ -174,7 +167,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_onward(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_by(&self.onward, text)
+        self.unknown.encode(text, &self.onward, &self.start)
     }
 
     /// The text of ids, special tokens kept.
@@ -330,12 +323,12 @@ impl Tokenizer {
             return Some(token.into_bytes());
         }
         if self.falls_back_to_bytes
-            && let Some(byte) = fallback_byte(&token)
+            && let Some(byte) = spelling::fallback_byte(&token)
         {
             return Some(vec![byte]);
         }
-        let is_byte_level = self.start.get_decoder().is_some_and(decodes_bytes);
-        let bytes = is_byte_level.then(|| token.chars().map(byte_of).collect::<Option<Vec<u8>>>()).flatten();
+        let is_byte_level = self.start.get_decoder().is_some_and(spelling::decodes_bytes);
+        let bytes = is_byte_level.then(|| spelling::bytes_of(&token)).flatten();
         // Behind itself, as what begins a text may be read in its own way.
         bytes.or_else(|| Some(self.decode_after(&[id], &[id]).ok()?.into_bytes()))
     }
@@ -357,62 +350,6 @@ impl Tokenizer {
             is_inside.get_mut(first..after).unwrap_or_default().fill(true);
         }
         Ok((ids, is_inside))
-    }
-
-    fn encode_by(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
-        let doubtful = |ids: &[u32]| match self.unknown {
-            Unknown::Loud => false,
-            Unknown::Id(id) => ids.contains(&id),
-            Unknown::Dropped => true,
-        };
-        match inner.encode_fast(text, false) {
-            Ok(encoding) if !doubtful(encoding.get_ids()) => Ok(encoding.get_ids().to_vec()),
-            Ok(_) => {
-                let encoding = inner.encode(text, false).map_err(|error| anyhow!(error))?;
-                match self.lost(text, &encoding) {
-                    Some(at) => Err(no_token(text, at)),
-                    None => Ok(encoding.get_ids().to_vec()),
-                }
-            }
-            Err(error) => {
-                let refused = |c: char| inner.encode_fast(c.encode_utf8(&mut [0; 4]) as &str, false).is_err();
-                match text.char_indices().find(|(_, c)| refused(*c)) {
-                    Some((at, _)) => Err(no_token(text, at)),
-                    None => Err(anyhow!(error)),
-                }
-            }
-        }
-    }
-
-    /// Where in the text the tokenizer silently lost a character.
-    fn lost(&self, text: &str, encoding: &tokenizers::Encoding) -> Option<usize> {
-        let spans = encoding.get_offsets();
-        match self.unknown {
-            Unknown::Loud => None,
-            Unknown::Id(id) => {
-                // The text may hold the unknown token itself, spelled out.
-                let spelled = self.start.id_to_token(id).unwrap_or_default();
-                let mut tokens = encoding.get_ids().iter().zip(spans);
-                tokens.find(|(token, (from, to))| **token == id && text[*from..*to] != spelled).map(|(_, (at, _))| *at)
-            }
-            Unknown::Dropped => {
-                // The library's offsets are wrong behind a dropped character, so each one is asked for alone.
-                let mut spelled = vec![false; text.len()];
-                for token in self.start.get_added_tokens_decoder().values() {
-                    for (at, found) in text.match_indices(&token.content) {
-                        spelled[at..at + found.len()].fill(true);
-                    }
-                }
-                let cuts_blanks = self.start.get_pre_tokenizer().is_some();
-                let nothing = |c: char| {
-                    self.start.encode_fast(c.encode_utf8(&mut [0; 4]) as &str, false).is_ok_and(|made| made.is_empty())
-                };
-                let mut known = BTreeMap::new();
-                let mut dropped =
-                    |c: char| *known.entry(c).or_insert_with(|| !(cuts_blanks && c.is_whitespace()) && nothing(c));
-                text.char_indices().find(|(at, c)| !spelled[*at] && dropped(*c)).map(|(at, _)| at)
-            }
-        }
     }
 
     pub(crate) fn without_bos<'a>(&self, before: &'a [u32]) -> &'a [u32] {
@@ -447,57 +384,9 @@ impl Tokenizer {
 
     /// Does the id stand for one byte of a character?
     pub(crate) fn is_byte(&self, id: u32) -> bool {
-        self.falls_back_to_bytes && self.start.id_to_token(id).is_some_and(|token| fallback_byte(&token).is_some())
+        self.falls_back_to_bytes
+            && self.start.id_to_token(id).is_some_and(|token| spelling::fallback_byte(&token).is_some())
     }
-}
-
-/// A decoder and the decoders it is made of.
-fn decoders(decoder: &Value) -> impl Iterator<Item = &Value> {
-    std::iter::once(decoder).chain(decoder["decoders"].as_array().into_iter().flatten())
-}
-
-/// Does every token give the same text wherever it stands? Without a decoder, tokens are put together with blanks.
-fn reads_anywhere(decoder: &Value) -> bool {
-    let is_local = |step: &Value| match step["type"].as_str() {
-        Some("Sequence" | "ByteLevel" | "ByteFallback" | "Fuse" | "Replace") => true,
-        Some("Strip") => step["start"] == 0 && step["stop"] == 0,
-        _ => false,
-    };
-    decoders(decoder).all(is_local)
-}
-
-/// The byte of a token such as `<0xE4>`.
-fn fallback_byte(token: &str) -> Option<u8> {
-    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
-}
-
-fn decodes_bytes(decoder: &DecoderWrapper) -> bool {
-    match decoder {
-        DecoderWrapper::ByteLevel(_) => true,
-        DecoderWrapper::Sequence(steps) => steps.get_decoders().iter().any(decodes_bytes),
-        _ => false,
-    }
-}
-
-/// GPT-2 writes every byte as a letter that shows: itself where it does, else one of those from U+0100 on, in turn.
-fn byte_of(letter: char) -> Option<u8> {
-    let shows = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    match u32::from(letter) {
-        code @ 0..=0xFF => u8::try_from(code).ok().filter(shows),
-        code => (0..=u8::MAX).filter(|byte| !shows(byte)).nth((code - 0x100) as usize),
-    }
-}
-
-fn no_token(text: &str, at: usize) -> anyhow::Error {
-    let c = text[at..].chars().next().unwrap_or_default();
-    let position = text[..at].chars().count() + 1;
-    let start = text[..at].char_indices().rev().nth(19).map_or(0, |(index, _)| index);
-    let around: String = text[start..].chars().take(40).collect();
-    anyhow!(
-        "the tokenizer has no token for {c:?} (U+{:04X}), character {position} of the text, in {around:?}",
-        u32::from(c)
-    )
 }
 
 fn load(json: &str) -> Result<Inner> {
@@ -506,65 +395,6 @@ fn load(json: &str) -> Result<Inner> {
     inner.with_truncation(None).map_err(|error| anyhow!(error))?;
     inner.with_padding(None);
     Ok(inner)
-}
-
-/// The tokenizer as JSON without what puts a space before every text; none where nothing does.
-fn without_prefix(value: &Value) -> Option<Value> {
-    fn clean(step: &mut Value) -> bool {
-        let mut changed = false;
-        for key in ["normalizers", "pretokenizers"] {
-            if let Some(steps) = step.get_mut(key).and_then(Value::as_array_mut) {
-                let before = steps.len();
-                steps.retain(|step| step["type"] != "Prepend");
-                changed |= steps.len() != before;
-                for step in steps {
-                    changed |= clean(step);
-                }
-            }
-        }
-        match step["type"].as_str() {
-            Some("Prepend") => {
-                *step = Value::Null;
-                changed = true;
-            }
-            Some("Metaspace") if step["prepend_scheme"] != "never" => {
-                step["prepend_scheme"] = "never".into();
-                changed = true;
-            }
-            Some("ByteLevel") if step["add_prefix_space"] == true => {
-                step["add_prefix_space"] = false.into();
-                changed = true;
-            }
-            _ => {}
-        }
-        changed
-    }
-    let mut value = value.clone();
-    let changed = [clean(&mut value["normalizer"]), clean(&mut value["pre_tokenizer"])];
-    changed.contains(&true).then_some(value)
-}
-
-/// The id that the tokenizer's post-processor puts before a text.
-fn added_before(inner: &Inner) -> Result<Option<u32>> {
-    // Any character does: what counts is what comes before it. One without a token is no text to learn from.
-    let Ok(encoding) = inner.encode("a", true) else {
-        let encoding = inner.encode("", true).map_err(|error| anyhow!(error))?;
-        return Ok(encoding.get_ids().first().copied());
-    };
-    let added = encoding.get_special_tokens_mask().first() == Some(&1);
-    Ok(encoding.get_ids().first().copied().filter(|_| added))
-}
-
-fn unknown(value: &Value, inner: &Inner) -> Unknown {
-    let model = &value["model"];
-    let by_name = model["unk_token"].as_str().and_then(|token| inner.token_to_id(token));
-    let by_id = model["unk_id"].as_u64().and_then(|id| u32::try_from(id).ok());
-    if let Some(id) = by_name.or(by_id) {
-        return Unknown::Id(id);
-    }
-    let is_bpe = model["type"] == "BPE" || model.get("merges").is_some();
-    let covers_bytes = || ByteLevel::alphabet().into_iter().all(|c| inner.token_to_id(&c.to_string()).is_some());
-    if is_bpe && model["byte_fallback"] != true && !covers_bytes() { Unknown::Dropped } else { Unknown::Loud }
 }
 
 /// The special tokens that chat templates may name.
@@ -611,11 +441,11 @@ mod tests {
         text::stream::Stream,
     };
 
-    fn of(json: &Value) -> Tokenizer {
+    pub(super) fn of(json: &Value) -> Tokenizer {
         Tokenizer::new(json.to_string(), Map::new()).unwrap()
     }
 
-    fn bare(model: Value) -> Value {
+    pub(super) fn bare(model: Value) -> Value {
         json!({ "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
                 "decoder": null, "truncation": null, "padding": null, "model": model })
     }
@@ -732,50 +562,11 @@ mod tests {
     }
 
     #[test]
-    fn a_character_without_a_token_is_an_error_whatever_the_library_makes_of_it() {
-        let silent = [
-            // An unknown token.
-            bare(json!({ "type": "BPE", "vocab": { "a": 0, "b": 1, "?": 2 }, "merges": [], "unk_token": "?" })),
-            // Nothing at all.
-            bare(json!({ "type": "BPE", "vocab": { "a": 0, "b": 1, "?": 2 }, "merges": [] })),
-        ];
-        for json in silent {
-            let tokenizer = of(&json);
-            assert_eq!(tokenizer.encode("ab?a").unwrap(), [0, 1, 2, 0]);
-            assert_eq!(
-                tokenizer.encode("abéa").unwrap_err().to_string(),
-                "the tokenizer has no token for 'é' (U+00E9), character 3 of the text, in \"abéa\""
-            );
-        }
-    }
-
-    #[test]
     fn an_id_outside_the_vocabulary_cannot_be_decoded() {
         let tokenizer = of(&bare(json!({ "type": "BPE", "vocab": { "a": 0 }, "merges": [] })));
         assert_eq!(
             tokenizer.decode(&[0, 7]).unwrap_err().to_string(),
             "id 7 is not in the tokenizer's vocabulary of 1"
         );
-    }
-
-    #[test]
-    fn the_spellings_of_tokens_are_the_bytes_of_the_text() {
-        let text = "Once upon a time, 12 naïve 猫 said \"🙂\"\n\tto   them.";
-        let mut tokenizers = vec![byte_level()];
-        tokenizers.extend(shared("models/stories260K/hf").map(|folder| Tokenizer::open(&folder).unwrap()));
-        for tokenizer in &tokenizers {
-            let ids = tokenizer.encode_onward(text).unwrap();
-            let bytes: Vec<u8> = ids.iter().flat_map(|id| tokenizer.spelling(*id).unwrap()).collect();
-            assert_eq!(String::from_utf8(bytes).unwrap(), text);
-            assert_eq!(tokenizer.spelling(u32::try_from(tokenizer.vocab_size()).unwrap()), None);
-        }
-        let characters = Tokenizer::open(&fixture("llama")).unwrap();
-        assert_eq!(characters.spelling(2).unwrap(), b"<think>");
-        assert_eq!(characters.spelling(characters.encode("~").unwrap()[0]).unwrap(), b"~");
-    }
-
-    fn byte_level() -> Tokenizer {
-        let special = crate::text::train::Special { pad: None, eos: Some("<eos>".into()), whole: Vec::new() };
-        crate::text::train::bpe(&["Once upon a time, naïve 猫".into()], &special, 280).unwrap()
     }
 }
