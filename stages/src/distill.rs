@@ -57,8 +57,8 @@ impl Stage for Distill {
         let work = Work { inputs, compute };
         let answers = Learned::Completions("prompts", self.teach.sampling.max_new_tokens);
         let Sft { lora, batch, .. } = &self.learn;
-        let phases =
-            [work.sampling(self.teach.questions("teacher")), work.training("student", lora.as_ref(), answers, *batch)];
+        let asking = work.answering("teacher", self.teach.samples, &self.teach.sampling);
+        let phases = [asking, work.training("student", lora.as_ref(), answers, *batch)];
         phases.into_iter().flatten().max_by_key(Footprint::bytes)
     }
 

@@ -15,7 +15,7 @@ use crate::{
     data::{rows, rows::Row},
     decode::Sampling,
     device::Compute,
-    footprint::{Questions, Work},
+    footprint::Work,
     rejection::as_sample,
     script::Script,
     text::{
@@ -79,15 +79,7 @@ impl Stage for Evaluate {
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
-        let max_new_tokens = self.sampling.max_new_tokens;
-        let (samples, most) = (self.samples, usize::MAX);
-        Work { inputs, compute }.sampling(Questions {
-            policy: "policies",
-            prompts: "prompts",
-            samples,
-            most,
-            max_new_tokens,
-        })
+        Work { inputs, compute }.answering("policies", self.samples, &self.sampling)
     }
 
     fn check(&self) -> Vec<Problem> {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     data::{adapter, rows::Row},
-    decode,
+    decode::{self, Sampling},
     device::Compute,
     kernels,
     nn::{
@@ -380,6 +380,13 @@ impl Work<'_> {
     #[must_use]
     pub fn sampling(&self, questions: Questions) -> Option<Footprint> {
         self.of(questions.policy, |model, tokenizer, after| self.asking(model, tokenizer, questions, after))
+    }
+
+    /// Asking for so many completions of every one of `prompts`.
+    #[must_use]
+    pub fn answering(&self, policy: &'static str, samples: usize, sampling: &Sampling) -> Option<Footprint> {
+        let (most, max_new_tokens) = (usize::MAX, sampling.max_new_tokens);
+        self.sampling(Questions { policy, prompts: "prompts", samples, most, max_new_tokens })
     }
 
     /// Scoring rows one by one.

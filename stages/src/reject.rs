@@ -26,7 +26,7 @@ impl Stage for Reject {
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
-        Work { inputs, compute }.sampling(self.0.questions("policy"))
+        Work { inputs, compute }.answering("policy", self.0.samples, &self.0.sampling)
     }
 
     fn check(&self) -> Vec<Problem> {

@@ -13,7 +13,6 @@ use crate::{
     data::rows::Row,
     decode::Sampling,
     device::Compute,
-    footprint::Questions,
     sample::answered,
     script::{Keep, Sample, Script},
     text::{
@@ -54,12 +53,6 @@ fn four() -> usize {
 }
 
 impl Rejection {
-    /// What is asked of a policy, for the count of its memory.
-    pub(crate) fn questions(&self, policy: &'static str) -> Questions {
-        let max_new_tokens = self.sampling.max_new_tokens;
-        Questions { policy, prompts: "prompts", samples: self.samples, most: usize::MAX, max_new_tokens }
-    }
-
     /// Samples all prompts and returns the kept rows. Records how many were sampled, kept and dropped for each
     /// reason, and how many prompts kept nothing.
     ///

@@ -10,7 +10,7 @@ use crate::{
     data::{rows, rows::Row},
     decode::Sampling,
     device::Compute,
-    footprint::{Questions, Work},
+    footprint::Work,
     text::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows},
@@ -53,15 +53,7 @@ impl Stage for Sample {
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
-        let max_new_tokens = self.sampling.max_new_tokens;
-        let (samples, most) = (self.samples, usize::MAX);
-        Work { inputs, compute }.sampling(Questions {
-            policy: "policy",
-            prompts: "prompts",
-            samples,
-            most,
-            max_new_tokens,
-        })
+        Work { inputs, compute }.answering("policy", self.samples, &self.sampling)
     }
 
     fn check(&self) -> Vec<Problem> {
