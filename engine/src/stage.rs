@@ -103,6 +103,19 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
+impl Problem {
+    /// Without a hint.
+    pub fn new(parameter: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { parameter: parameter.into(), message: message.into(), hint: None }
+    }
+
+    /// The same mistake of a block that is a parameter itself.
+    #[must_use]
+    pub fn below(self, block: &str) -> Self {
+        Self { parameter: format!("{block}.{}", self.parameter), ..self }
+    }
+}
+
 /// A file or folder whose bytes decide the result. The path itself does not.
 ///
 /// Relative to the project root until the moment of opening; see [`Context::source`].

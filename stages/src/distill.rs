@@ -63,11 +63,9 @@ impl Stage for Distill {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let below = |part: &'static str| {
-            move |problem: Problem| Problem { parameter: format!("{part}.{}", problem.parameter), ..problem }
-        };
-        let taught = self.teach.template.check().into_iter().map(below("teach"));
-        let mut problems: Vec<Problem> = taught.chain(self.learn.check().into_iter().map(below("learn"))).collect();
+        let taught = self.teach.template.check().into_iter().map(|problem| problem.below("teach"));
+        let learned = self.learn.check().into_iter().map(|problem| problem.below("learn"));
+        let mut problems: Vec<Problem> = taught.chain(learned).collect();
         if self.learn.patience.is_some() || self.learn.keep == Keep::Best {
             let parameter = if self.learn.patience.is_some() { "learn.patience" } else { "learn.keep" };
             problems.push(Problem {

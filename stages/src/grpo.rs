@@ -45,7 +45,7 @@ use crate::{
     },
     train::{
         batch::{Batch, micro_batches},
-        fit::epoch_batch,
+        fit::{self, epoch_batch},
         optimiser::{Optimiser, Trainer},
         schedule::{Decay, Schedule},
         state::Saver,
@@ -211,17 +211,11 @@ impl Stage for Grpo {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let problem = |(parameter, message): (&str, String)| Problem {
-            parameter: format!("lora.{parameter}"),
-            message,
-            hint: None,
-        };
         let dropout = self.lora.iter().filter(|lora| lora.dropout > 0.0).map(|_| {
             let message = "`grpo` takes no dropout: the policy that learns would not be the one that sampled";
-            ("dropout", message.to_owned())
+            Problem::new("lora.dropout", message)
         });
-        let of_lora = self.lora.iter().flat_map(Lora::problems).chain(dropout).map(problem);
-        of_lora.chain(self.template.check()).collect()
+        fit::adapter_problems(self.lora.as_ref()).chain(dropout).chain(self.template.check()).collect()
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {

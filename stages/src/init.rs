@@ -35,9 +35,7 @@ impl Stage for Init {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let problem =
-            |(parameter, message): (&str, String)| Problem { parameter: parameter.into(), message, hint: None };
-        self.0.problems().into_iter().map(problem).collect()
+        self.0.problems().into_iter().map(|(parameter, message)| Problem::new(parameter, message)).collect()
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {

@@ -91,7 +91,7 @@ impl Stage for Load {
 
     fn check(&self) -> Vec<Problem> {
         if self.path.0.is_empty() {
-            return vec![Problem { parameter: "path".into(), message: "no file to load".into(), hint: None }];
+            return vec![Problem::new("path", "no file to load")];
         }
         let parameter = |index| if self.path.0.len() == 1 { "path".to_owned() } else { format!("path.{index}") };
         let places = self.path.0.iter().enumerate();

@@ -68,7 +68,7 @@ impl Stage for Merge {
     type Settings = NoSettings;
 
     fn check(&self) -> Vec<Problem> {
-        let problem = |message: &str| Problem { parameter: "weights".into(), message: message.into(), hint: None };
+        let problem = |message: &str| Problem::new("weights", message);
         let mut problems = Vec::new();
         if self.weights.iter().any(|weight| !weight.is_finite() || *weight < 0.0) {
             problems.push(problem("a weight must be a number of at least zero"));

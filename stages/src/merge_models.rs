@@ -114,8 +114,7 @@ impl Stage for MergeModels {
 
     fn check(&self) -> Vec<Problem> {
         let method = self.method.name();
-        let problem = |parameter: &str, message: String| Problem { parameter: parameter.into(), message, hint: None };
-        let unused = |name: &str| problem(name, format!("`{method}` has no `{name}`"));
+        let unused = |name: &str| Problem::new(name, format!("`{method}` has no `{name}`"));
         let mut problems = Vec::new();
         if self.t.is_some() && self.method != Method::Slerp {
             problems.push(unused("t"));
@@ -124,20 +123,20 @@ impl Stage for MergeModels {
             problems.push(unused("density"));
         }
         if self.density == Some(0.0) {
-            problems.push(problem("density", "a `density` of 0 keeps nothing of the policies".into()));
+            problems.push(Problem::new("density", "a `density` of 0 keeps nothing of the policies"));
         }
         if self.scale.is_some() && !self.method.needs_base() {
             problems.push(unused("scale"));
         }
         if !self.weights.is_empty() && self.method == Method::Slerp {
             let message = "`slerp` has no `weights`: where between the two is said by `t`";
-            problems.push(problem("weights", message.into()));
+            problems.push(Problem::new("weights", message));
         }
         let averages = matches!(self.method, Method::Linear | Method::Ties);
         if self.weights.iter().any(|weight| !weight.is_finite() || (averages && *weight < 0.0)) {
-            problems.push(problem("weights", format!("a weight of `{method}` must be a number of at least zero")));
+            problems.push(Problem::new("weights", format!("a weight of `{method}` must be a number of at least zero")));
         } else if averages && !self.weights.is_empty() && self.weights.iter().sum::<f64>() == 0.0 {
-            problems.push(problem("weights", "no weight is above zero".into()));
+            problems.push(Problem::new("weights", "no weight is above zero"));
         }
         problems
     }

@@ -149,12 +149,7 @@ impl Stage for Sft {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let problem = |(parameter, message): (&str, String)| Problem {
-            parameter: format!("lora.{parameter}"),
-            message,
-            hint: None,
-        };
-        let of_lora = self.lora.iter().flat_map(Lora::problems).map(problem);
+        let of_lora = fit::adapter_problems(self.lora.as_ref());
         of_lora.chain(fit::patience_problem(self.patience, self.validate_every)).chain(self.template.check()).collect()
     }
 

@@ -67,7 +67,7 @@ impl Stage for Split {
     fn check(&self) -> Vec<Problem> {
         if self.test >= 1.0 && self.test.fract() != 0.0 {
             let message = format!("`test` is {}: from 1 on it is a number of rows, and whole", self.test);
-            return vec![Problem { parameter: "test".into(), message, hint: None }];
+            return vec![Problem::new("test", message)];
         }
         Vec::new()
     }

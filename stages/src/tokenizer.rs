@@ -70,16 +70,15 @@ impl Stage for Tokenizer {
     type Settings = NoSettings;
 
     fn check(&self) -> Vec<Problem> {
-        let problem = |parameter: &str, message: String| Problem { parameter: parameter.into(), message, hint: None };
         let mut problems = Vec::new();
         if self.tokens().all().iter().any(|token| token.is_empty()) {
-            problems.push(problem("special", "a special token cannot be empty".into()));
+            problems.push(Problem::new("special", "a special token cannot be empty"));
         }
         let least = 256 + self.tokens().all().len();
         if self.kind == Kind::Bpe && self.vocab_size < least {
             let message =
                 format!("`vocab_size` is {}; all bytes and special tokens are {least} already", self.vocab_size);
-            problems.push(problem("vocab_size", message));
+            problems.push(Problem::new("vocab_size", message));
         }
         problems
     }

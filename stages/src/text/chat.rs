@@ -41,12 +41,7 @@ impl Chat {
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let error = self.date.as_deref().and_then(|date| date.parse::<Date>().err());
-        let problem = |error: anyhow::Error| Problem {
-            parameter: "template.date".into(),
-            message: error.to_string(),
-            hint: None,
-        };
-        error.into_iter().map(problem).collect()
+        error.map(|error| Problem::new("template.date", error.to_string())).into_iter().collect()
     }
 
     /// The tokenizer that writes conversations so.

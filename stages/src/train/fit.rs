@@ -10,7 +10,7 @@ use engine::{Cancelled, Context, Problem};
 use crate::{
     data::checkpoint::Checkpoint,
     device::Compute,
-    nn::decoder::Decoder,
+    nn::{decoder::Decoder, lora::Lora},
     text::encode::Example,
     train::{
         batch::{Batch, micro_batches},
@@ -81,6 +81,12 @@ pub fn patience_problem(patience: Option<u64>, every: u64) -> Option<Problem> {
         message: "`patience` counts looks at `validation`, and there are none between steps".into(),
         hint: Some("say how often to look with `validate_every`".into()),
     })
+}
+
+/// What is wrong with an adapter that is to be trained.
+pub fn adapter_problems(lora: Option<&Lora>) -> impl Iterator<Item = Problem> {
+    let found = lora.into_iter().flat_map(Lora::problems);
+    found.map(|(parameter, message)| Problem::new(parameter, message).below("lora"))
 }
 
 /// Trains a checkpoint's weights, or its adapter where it carries one. Records `loss`, `learning_rate`, `gradient_norm`
