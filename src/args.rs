@@ -247,9 +247,10 @@ pub enum Verb {
     /// Say why a node runs or is reused: which fact changed, old and new, down to the cause; or what `E0104` means
     ///
     /// Then every fact of its last result beside today's: that document is what is hashed, so that nothing can decide a
-    /// result and not be shown. The code of a mistake, alone, is explained with an example.
+    /// result and not be shown. The code of a mistake, alone, is explained with an example; so is what the template check
+    /// finds, such as `think_twice`.
     Explain {
-        /// The pipeline's YAML file; or the code of a mistake, alone
+        /// The pipeline's YAML file; or the code of a mistake or a finding, alone
         file: PathBuf,
         #[arg(value_name = "NODE")]
         node: Option<String>,

@@ -1,7 +1,9 @@
-//! `mashbill explain E0104`: what a code means, at length, with a pipeline that has the mistake.
+//! `mashbill explain E0104`: what a code means, at length, with a pipeline that has the mistake; and `mashbill explain
+//! think_twice`: what the template check means by a finding.
 
 use std::path::Path;
 
+use ::stages::text::check::Finding;
 use engine::{EXPLANATIONS, Explanation, explanation};
 
 use crate::{
@@ -12,8 +14,12 @@ use crate::{
 /// Widest line of the text.
 const WIDTH: usize = 90;
 
-/// `explain` with one word: the code of a mistake, else a file without the node that was meant.
+/// `explain` with one word: the code of a mistake or of a finding, else a file without the node that was meant.
 pub fn asked(word: &Path) -> Result<Code, Trouble> {
+    if let Some(finding) = Finding::ALL.into_iter().find(|finding| word == Path::new(finding.code())) {
+        tell(finding);
+        return Ok(Code::Done);
+    }
     match word.to_str().filter(|word| is_code(word)) {
         Some(code) => explain(code),
         None => Err(Trouble::Usage {
@@ -43,6 +49,19 @@ fn explain(code: &str) -> Result<Code, Trouble> {
         say!("    {line}");
     }
     Ok(Code::Done)
+}
+
+fn tell(finding: Finding) {
+    let (code, about, mend) = (finding.code(), finding.about(), finding.mend());
+    say!("{BOLD}{code}{RESET}");
+    for line in wrapped(&about) {
+        say!("{line}");
+    }
+    say!("\n{DIM}the mend:{RESET}\n");
+    for line in wrapped(mend) {
+        say!("    {line}");
+    }
+    say!("\n{DIM}or accept it:{RESET}\n\n    template: {{ accept: [{code}] }}");
 }
 
 fn wrapped(text: &str) -> Vec<String> {

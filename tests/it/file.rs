@@ -1,8 +1,9 @@
 //! What the binary says of a pipeline's file: rendered, explained, for programs.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use serde_json::{Value, json};
+use stages::text::check::Finding;
 
 use crate::project::{Project, shared, workspace};
 
@@ -33,6 +34,22 @@ fn every_code_is_explained_and_its_example_has_the_mistake() {
     let source = fs::read_to_string(workspace().join("engine/src/code.rs")).unwrap();
     let declared: Vec<&str> = source.split('"').filter(|word| word.starts_with("E0")).collect();
     assert_eq!(codes, declared, "every code that there is");
+}
+
+#[test]
+fn what_the_template_check_finds_is_explained_by_the_code_that_it_prints() {
+    let mut abouts = BTreeSet::new();
+    for finding in Finding::ALL {
+        let code = serde_json::to_value(finding).unwrap();
+        let code = code.as_str().unwrap();
+        let told = examples().mashbill(&format!("explain {code}"));
+        assert_eq!((told.code, told.stderr.as_str()), (Some(0), ""));
+        let (about, mend) = told.stdout.split_once("\nthe mend:\n").unwrap();
+        assert!(about.starts_with(&format!("{code}\n")) && about.trim_end().ends_with('.'), "{}", told.stdout);
+        assert!(mend.contains(&format!("accept: [{code}]")), "{}", told.stdout);
+        abouts.insert(about.lines().nth(1).unwrap().to_owned());
+    }
+    assert_eq!(abouts.len(), Finding::ALL.len(), "each in its own words");
 }
 
 #[test]

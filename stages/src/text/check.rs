@@ -1,7 +1,7 @@
 //! The template check: what a chat template does to conversations that training on them would suffer from.
 //! Knows nothing of tensors; says what it found, where, and the mend.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -61,7 +61,19 @@ impl Finding {
         }
     }
 
-    fn mend(self) -> &'static str {
+    /// What it means: its documentation, as the schema has it.
+    #[must_use]
+    pub fn about(self) -> String {
+        let schema = schema_for!(Self).to_value();
+        let choices = schema["oneOf"].as_array().into_iter().flatten();
+        let text =
+            choices.filter(|choice| choice["const"] == self.code()).find_map(|choice| choice["description"].as_str());
+        text.unwrap_or_default().replace('\n', " ")
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn mend(self) -> &'static str {
         match self {
             Self::PrefixChanged => {
                 "learn the last turn alone (`loss: last`), or give a template for training that keeps earlier turns \

@@ -40,9 +40,9 @@ impl Unknown {
     /// Names the first character without a token.
     pub fn encode(self, text: &str, inner: &Inner, known: &Inner) -> Result<Vec<u32>> {
         let doubtful = |ids: &[u32]| match self {
-            Unknown::Loud => false,
-            Unknown::Id(id) => ids.contains(&id),
-            Unknown::Dropped => true,
+            Self::Loud => false,
+            Self::Id(id) => ids.contains(&id),
+            Self::Dropped => true,
         };
         match inner.encode_fast(text, false) {
             Ok(encoding) if !doubtful(encoding.get_ids()) => Ok(encoding.get_ids().to_vec()),
@@ -67,14 +67,14 @@ impl Unknown {
     fn lost(self, text: &str, encoding: &tokenizers::Encoding, known: &Inner) -> Option<usize> {
         let spans = encoding.get_offsets();
         match self {
-            Unknown::Loud => None,
-            Unknown::Id(id) => {
+            Self::Loud => None,
+            Self::Id(id) => {
                 // The text may hold the unknown token itself, spelled out.
                 let spelled = known.id_to_token(id).unwrap_or_default();
                 let mut tokens = encoding.get_ids().iter().zip(spans);
                 tokens.find(|(token, (from, to))| **token == id && text[*from..*to] != spelled).map(|(_, (at, _))| *at)
             }
-            Unknown::Dropped => {
+            Self::Dropped => {
                 // The library's offsets are wrong behind a dropped character, so each one is asked for alone.
                 let mut spelled = vec![false; text.len()];
                 for token in known.get_added_tokens_decoder().values() {
