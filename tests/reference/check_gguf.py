@@ -15,6 +15,7 @@ import numpy
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 TEXTS = [
     "Once upon a time, there was a little girl named Lily.",
@@ -76,6 +77,9 @@ def tensors(folder, file):
 
 
 def main():
+    # Such small models are not worth a second one.
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
     folder = Path(sys.argv[1])
     # By the file alone: transformers builds the tokenizers of some families anew, from less than it says.
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
