@@ -125,58 +125,64 @@ fn the_loss_and_every_gradient_of_a_supervised_batch_are_those_of_transformers()
     }
 }
 
-/// `tests/reference/gradients.py` keeps up to 256 elements of every tensor, evenly spaced. The error of an element is
-/// taken relative to it, or to a hundredth of its tensor's largest where it is smaller: below that a sum in f32 holds the
-/// rounding of its terms, on both sides.
+/// The loss of a family's supervised batch, and of every weight's gradient the elements that
+/// `tests/reference/gradients.py` keeps, up to 256 and evenly spaced: ours and PyTorch's in f32.
+fn gradients(
+    family: &str,
+    checkpoint: &Checkpoint,
+    decoder: &Decoder,
+    activations: Activations,
+) -> (f64, Vec<(String, Vec<f32>, Vec<f32>)>) {
+    let batch = supervised(checkpoint, &json_of(&fixture(family).join("reference.json"))["sft"]);
+    let bytes = std::fs::read(fixture(family).join("gradients.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let tracked = decoder.tracked(activations);
+    let loss = -batch.logprobs(&tracked, 1.0).mean();
+    let mut found: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+    let mut weights = tracked.clone();
+    tracked.backward(&loss, &mut |gradients| {
+        weights.each(&mut |name, weight| {
+            let Some(gradient) = weight.grad_remove(gradients) else { return };
+            let gradient: Vec<f32> = gradient.into_data().try_to_vec().unwrap();
+            let sum = found.entry(name.to_owned()).or_insert_with(|| vec![0.0; gradient.len()]);
+            sum.iter_mut().zip(gradient).for_each(|(sum, more)| *sum += more);
+        });
+    });
+    let mut pairs = Vec::new();
+    weights.each(&mut |name, _| {
+        let view = expected.tensor(name).unwrap();
+        let theirs = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+        let (ours, theirs): (_, Vec<f32>) = (&found[name], theirs.collect());
+        assert_eq!(theirs.len(), ours.len().min(256), "{family}: {name}");
+        let at = |i: usize| ours[i * (ours.len() - 1) / (theirs.len() - 1).max(1)];
+        pairs.push((name.to_owned(), (0..theirs.len()).map(at).collect(), theirs));
+    });
+    assert_eq!(pairs.len(), expected.len(), "{family}");
+    (f64::from(loss.without_autodiff().into_scalar::<f32>()), pairs)
+}
+
+/// The error of an element is taken relative to it, or to a hundredth of its tensor's largest where it is smaller: below
+/// that a sum in f32 holds the rounding of its terms, on both sides.
 #[test]
 fn the_loss_and_every_element_of_every_gradient_are_those_of_pytorch_within_1e_4_kept_or_recomputed() {
     for family in families() {
         let (checkpoint, decoder) = open(&fixture(&family));
-        let sft = &json_of(&fixture(&family).join("reference.json"))["sft"];
-        let batch = supervised(&checkpoint, sft);
-        let bytes = std::fs::read(fixture(&family).join("gradients.safetensors")).unwrap();
-        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        let expected = json_of(&fixture(&family).join("reference.json"))["sft"]["loss"].as_f64().unwrap();
         for activations in [Activations::Keep, Activations::Recompute] {
-            let mut tracked = decoder.tracked(activations);
-            let loss = -batch.logprobs(&tracked, 1.0).mean();
-            let value = f64::from(loss.clone().without_autodiff().into_scalar::<f32>());
-            let theirs = sft["loss"].as_f64().unwrap();
-            assert!((value - theirs).abs() <= WITHIN * theirs, "{family}: loss {value} for {theirs}");
-            let mut found: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-            let mut weights = tracked.clone();
-            tracked.backward(&loss, &mut |gradients| {
-                weights.each(&mut |name, weight| {
-                    let Some(gradient) = weight.grad_remove(gradients) else { return };
-                    let gradient: Vec<f32> = gradient.into_data().try_to_vec().unwrap();
-                    let sum = found.entry(name.to_owned()).or_insert_with(|| vec![0.0; gradient.len()]);
-                    sum.iter_mut().zip(gradient).for_each(|(sum, more)| *sum += more);
-                });
-            });
-            let (mut seen, mut worst) = (0, (0.0, String::new()));
-            tracked.each(&mut |name, _| {
-                let view = expected.tensor(name).unwrap();
-                let theirs = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
-                let theirs: Vec<f32> = theirs.collect();
-                let (ours, last) = (&found[name], theirs.len() - 1);
-                assert_eq!(theirs.len(), ours.len().min(256), "{family}: {name}");
+            let (loss, pairs) = gradients(&family, &checkpoint, &decoder, activations);
+            assert!((loss - expected).abs() <= WITHIN * expected, "{family}: loss {loss} for {expected}");
+            for (name, ours, theirs) in pairs {
                 if family == "gpt2" && name.ends_with("k_proj.bias") {
                     // The softmax cancels what is the same for all keys: both sides hold rounding, and nothing else.
                     assert!(ours.iter().chain(&theirs).all(|value| value.abs() < 1e-7), "{name}");
-                    seen += 1;
-                    return;
+                    continue;
                 }
                 let most = theirs.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
-                for (at, theirs) in theirs.iter().enumerate() {
-                    let ours = ours[at * (ours.len() - 1) / last.max(1)];
+                for (ours, theirs) in ours.iter().zip(&theirs) {
                     let error = f64::from((ours - theirs).abs() / theirs.abs().max(0.01 * most));
-                    if error > worst.0 {
-                        worst = (error, format!("{name}: {ours} for {theirs}"));
-                    }
+                    assert!(error <= WITHIN, "{family}: {name}: {ours} for {theirs}, {error:e}");
                 }
-                seen += 1;
-            });
-            assert_eq!(seen, expected.len(), "{family}");
-            assert!(worst.0 <= WITHIN, "{family}: {} off at {}", worst.0, worst.1);
+            }
         }
     }
 }

@@ -1,14 +1,11 @@
 //! Other numbers than f32, and other devices than the CPU, against what transformers computes in the same numbers.
 //! Knows nothing of how a device computes.
 
-use std::collections::BTreeMap;
-
 use burn::tensor::{DType, Tensor};
-use safetensors::SafeTensors;
 
-use super::{assert_close, fixture, greedy, ids, json_of, last_logits, logprobs, numbers, supervised};
+use super::{assert_close, fixture, gradients, greedy, ids, json_of, last_logits, logprobs, numbers, supervised};
 use crate::{
-    bench::devices,
+    bench::{devices, families},
     data::checkpoint::Checkpoint,
     decode::{self, Arrangement, Request, Sampling, Stop},
     device::Place,
@@ -42,36 +39,11 @@ fn host(tensor: Tensor<2>) -> Vec<f32> {
     tensor.into_data().try_to_vec().unwrap()
 }
 
-/// The gradient of a family's supervised batch less PyTorch's in f32, relative to it, over the elements that
-/// `tests/reference/gradients.py` keeps.
+/// The gradient of a family's supervised batch less PyTorch's in f32, relative to it.
 fn gradient_error(family: &str, checkpoint: &Checkpoint, decoder: &Decoder, activations: Activations) -> f64 {
-    let bytes = std::fs::read(fixture(family).join("gradients.safetensors")).unwrap();
-    let exact = SafeTensors::deserialize(&bytes).unwrap();
-    let batch = supervised(checkpoint, &json_of(&fixture(family).join("reference.json"))["sft"]);
-    let tracked = decoder.tracked(activations);
-    let loss = -batch.logprobs(&tracked, 1.0).mean();
-    let (mut errors, mut whole, mut names) = (Vec::new(), Vec::new(), 0);
-    let mut found: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-    let mut weights = tracked.clone();
-    tracked.backward(&loss, &mut |gradients| {
-        weights.each(&mut |name, weight| {
-            let Some(gradient) = weight.grad_remove(gradients) else { return };
-            let gradient = host(gradient);
-            let sum = found.entry(name.to_owned()).or_insert_with(|| vec![0.0; gradient.len()]);
-            sum.iter_mut().zip(gradient).for_each(|(sum, more)| *sum += more);
-        });
-    });
-    for (name, view) in exact.tensors() {
-        let theirs = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
-        let (ours, last) = (&found[&name], theirs.len() - 1);
-        for (at, theirs) in theirs.enumerate() {
-            errors.push(f64::from(ours[at * (ours.len() - 1) / last.max(1)] - theirs));
-            whole.push(f64::from(theirs));
-        }
-        names += 1;
-    }
-    assert_eq!(names, found.len(), "{family}");
-    norm(errors) / norm(whole)
+    let (_, pairs) = gradients(family, checkpoint, decoder, activations);
+    let pairs = || pairs.iter().flat_map(|(_, ours, theirs)| ours.iter().zip(theirs));
+    norm(pairs().map(|(ours, theirs)| f64::from(ours - theirs))) / norm(pairs().map(|(_, theirs)| f64::from(*theirs)))
 }
 
 /// The reference is `tests/reference/bf16.py`.
@@ -197,7 +169,7 @@ fn what_is_sampled_in_bf16_is_scored_alike_by_the_trainer() {
 #[test]
 fn what_transformers_computes_is_computed_on_every_device() {
     for (where_, place) in places(F32) {
-        for family in ["llama", "llama3", "qwen2", "qwen3", "smollm3", "gpt2"] {
+        for family in &families() {
             let (checkpoint, decoder) = open(family, &place);
             let reference = json_of(&fixture(family).join("reference.json"));
             for case in reference["scored"].as_array().unwrap() {
