@@ -181,40 +181,56 @@ impl Name {
         }
     }
 
-    /// `found`: the devices of its backend; `None` where it was not built.
-    fn among(self, found: Option<Vec<Device>>, nothing: &str) -> Result<Device> {
+    /// `found`: of its backend; `None` where it was not built.
+    fn among(self, found: Option<Found>, nothing: &str) -> Result<Device> {
         let backend = Self { index: None, ..self };
-        let Some(found) = found else {
+        let Some(Found { devices, preferred }) = found else {
             bail!(
-                "no device `{self}`: this binary was built without it; `cargo build --release --features {backend}` builds it in"
+                "no device `{self}`: this binary was built without it; `cargo build --release --features {backend}` builds it \
+                 in"
             )
         };
-        match (found.len(), self.index) {
+        match (devices.len(), self.index) {
             (0, _) => bail!("no device `{self}`: there is {nothing} on this machine"),
-            (count, Some(index)) if index >= count => {
-                bail!("no device `{self}`: this machine has {count}, counted from `{backend}:0`")
-            }
-            (_, index) => Ok(found.into_iter().nth(index.unwrap_or(0)).expect("it is among them")),
+            (_, None) => Ok(preferred),
+            (count, Some(index)) => devices
+                .into_iter()
+                .nth(index)
+                .with_context(|| format!("no device `{self}`: this machine has {count}, counted from `{backend}:0`")),
         }
     }
 }
 
-/// What each backend finds on this machine; `None` where it was not built.
-mod found {
-    use burn::tensor::Device;
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    use burn::tensor::DeviceType;
+/// What a backend finds on this machine.
+struct Found {
+    devices: Vec<Device>,
+    /// What it takes where nobody says which. Opened when it is first used.
+    preferred: Device,
+}
 
-    pub fn wgpu() -> Option<Vec<Device>> {
+/// `None` where the backend was not built.
+mod found {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    use burn::tensor::{Device, DeviceType};
+
+    use super::Found;
+
+    pub fn wgpu() -> Option<Found> {
         #[cfg(feature = "wgpu")]
-        return Some(Device::enumerate(DeviceType::Wgpu).into_iter().collect());
+        return Some(Found {
+            devices: Device::enumerate(DeviceType::Wgpu).into_iter().collect(),
+            preferred: Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        });
         #[cfg(not(feature = "wgpu"))]
         None
     }
 
-    pub fn cuda() -> Option<Vec<Device>> {
+    pub fn cuda() -> Option<Found> {
         #[cfg(feature = "cuda")]
-        return Some(Device::enumerate(DeviceType::Cuda).into_iter().collect());
+        return Some(Found {
+            devices: Device::enumerate(DeviceType::Cuda).into_iter().collect(),
+            preferred: Device::cuda(0),
+        });
         #[cfg(not(feature = "cuda"))]
         None
     }
