@@ -125,14 +125,21 @@ fn the_loss_and_every_gradient_of_a_supervised_batch_are_those_of_transformers()
     }
 }
 
-/// The loss of a family's supervised batch, and of every weight's gradient the elements that
-/// `tests/reference/gradients.py` keeps, up to 256 and evenly spaced: ours and PyTorch's in f32.
+/// Of a weight's gradient the elements that `tests/reference/gradients.py` keeps, up to 256 and evenly spaced: ours and
+/// PyTorch's in f32.
+struct Gradient {
+    name: String,
+    ours: Vec<f32>,
+    theirs: Vec<f32>,
+}
+
+/// The loss of a family's supervised batch, and every weight's gradient.
 fn gradients(
     family: &str,
     checkpoint: &Checkpoint,
     decoder: &Decoder,
     activations: Activations,
-) -> (f64, Vec<(String, Vec<f32>, Vec<f32>)>) {
+) -> (f64, Vec<Gradient>) {
     let batch = supervised(checkpoint, &json_of(&fixture(family).join("reference.json"))["sft"]);
     let bytes = std::fs::read(fixture(family).join("gradients.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
@@ -148,17 +155,17 @@ fn gradients(
             sum.iter_mut().zip(gradient).for_each(|(sum, more)| *sum += more);
         });
     });
-    let mut pairs = Vec::new();
+    let mut all = Vec::new();
     weights.each(&mut |name, _| {
         let view = expected.tensor(name).unwrap();
         let theirs = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
         let (ours, theirs): (_, Vec<f32>) = (&found[name], theirs.collect());
         assert_eq!(theirs.len(), ours.len().min(256), "{family}: {name}");
         let at = |i: usize| ours[i * (ours.len() - 1) / (theirs.len() - 1).max(1)];
-        pairs.push((name.to_owned(), (0..theirs.len()).map(at).collect(), theirs));
+        all.push(Gradient { name: name.to_owned(), ours: (0..theirs.len()).map(at).collect(), theirs });
     });
-    assert_eq!(pairs.len(), expected.len(), "{family}");
-    (f64::from(loss.without_autodiff().into_scalar::<f32>()), pairs)
+    assert_eq!(all.len(), expected.len(), "{family}");
+    (f64::from(loss.without_autodiff().into_scalar::<f32>()), all)
 }
 
 /// The error of an element is taken relative to it, or to a hundredth of its tensor's largest where it is smaller: below
@@ -169,9 +176,9 @@ fn the_loss_and_every_element_of_every_gradient_are_those_of_pytorch_within_1e_4
         let (checkpoint, decoder) = open(&fixture(&family));
         let expected = json_of(&fixture(&family).join("reference.json"))["sft"]["loss"].as_f64().unwrap();
         for activations in [Activations::Keep, Activations::Recompute] {
-            let (loss, pairs) = gradients(&family, &checkpoint, &decoder, activations);
+            let (loss, all) = gradients(&family, &checkpoint, &decoder, activations);
             assert!((loss - expected).abs() <= WITHIN * expected, "{family}: loss {loss} for {expected}");
-            for (name, ours, theirs) in pairs {
+            for Gradient { name, ours, theirs } in all {
                 if family == "gpt2" && name.ends_with("k_proj.bias") {
                     // The softmax cancels what is the same for all keys: both sides hold rounding, and nothing else.
                     assert!(ours.iter().chain(&theirs).all(|value| value.abs() < 1e-7), "{name}");

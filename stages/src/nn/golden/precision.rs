@@ -41,8 +41,8 @@ fn host(tensor: Tensor<2>) -> Vec<f32> {
 
 /// The gradient of a family's supervised batch less PyTorch's in f32, relative to it.
 fn gradient_error(family: &str, checkpoint: &Checkpoint, decoder: &Decoder, activations: Activations) -> f64 {
-    let (_, pairs) = gradients(family, checkpoint, decoder, activations);
-    let pairs = || pairs.iter().flat_map(|(_, ours, theirs)| ours.iter().zip(theirs));
+    let (_, all) = gradients(family, checkpoint, decoder, activations);
+    let pairs = || all.iter().flat_map(|gradient| gradient.ours.iter().zip(&gradient.theirs));
     norm(pairs().map(|(ours, theirs)| f64::from(ours - theirs))) / norm(pairs().map(|(_, theirs)| f64::from(*theirs)))
 }
 
