@@ -2,6 +2,7 @@
 """What `mashbill plan` says that nodes will hold in memory beside what they held: prints the table of NOTES.md.
 
     benches/memory/measure.py                 # the small cases
+    benches/memory/measure.py sft_lora        # some of them
     benches/memory/measure.py qwen            # the Qwen2.5-0.5B-shaped one: 10 GB of memory and of disk, some minutes
     benches/memory/measure.py qwen tuned      # some nodes of it
 
@@ -61,16 +62,22 @@ def measure(file, nodes):
         print(f"| `{node}` | " + " | ".join(row) + " |", flush=True)
 
 
+SMALL = [
+    "sft_tiny", "sft_tiny_split", "grpo_tiny", "sample_tiny", "pretrain_small", "pretrain_large_vocabulary", "sft_lora",
+    "sft_recompute", "sft_packed", "sft_muon", "grpo_lora", "sample_groups",
+]  # fmt: skip
+
+
 def small():
     file = WORK / "small.yaml"
     shutil.copy(HERE / "small.yaml", file)
     shutil.copytree(ROOT / "plugins", WORK / "plugins", dirs_exist_ok=True)
     shutil.copy(DATA / "tinyshakespeare/input.txt.gz", WORK)
-    measure(file, ["sft_tiny", "sft_tiny_split", "grpo_tiny", "sample_tiny", "pretrain_small", "pretrain_large_vocabulary"])
+    measure(file, sys.argv[1:] or SMALL)
 
 
 def qwen():
-    nodes = sys.argv[2:] or ["model_f32", "model_bf16", "tuned", "answers", "scores", "exported"]
+    nodes = sys.argv[2:] or ["model_f32", "model_bf16", "tuned", "adapted", "adapted_recompute", "answers", "scores", "exported"]
     for dtype in ["float32", "bfloat16"]:
         # In a process of its own: a child's largest resident set begins with that of the process that started it.
         subprocess.run([sys.executable, __file__, "make", WORK / f"qwen-{dtype}", dtype], check=True)

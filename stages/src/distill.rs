@@ -56,9 +56,8 @@ impl Stage for Distill {
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
         let work = Work { inputs, compute };
         let answers = Learned::Completions("prompts", self.teach.sampling.max_new_tokens);
-        let Sft { lora, batch, .. } = &self.learn;
         let asking = work.answering("teacher", self.teach.samples, &self.teach.sampling);
-        let phases = [asking, work.training("student", lora.as_ref(), answers, *batch)];
+        let phases = [asking, work.training(self.learn.learner("student"), answers)];
         phases.into_iter().flatten().max_by_key(Footprint::bytes)
     }
 

@@ -17,6 +17,7 @@ use crate::{
     device::Compute,
     kernels,
     nn::{
+        cache,
         config::Config,
         lora::{Lora, Target},
         recompute::Activations,
@@ -24,8 +25,12 @@ use crate::{
     },
     text::{
         check::Finding,
-        encode::{self, LossOn},
+        encode::{self, Example, LossOn},
         tokenizer::Tokenizer,
+    },
+    train::{
+        optimiser::Optimiser,
+        packing::{self, Packing},
     },
 };
 
@@ -34,6 +39,8 @@ use crate::{
 const PROGRAM: u64 = 75_000_000;
 /// Rows of an input that are read to learn how long its sequences are.
 const ROWS_READ: usize = 256;
+/// As many rows at most are packed to learn how full blocks become.
+const ROWS_PACKED: f64 = 4096.0;
 /// Bytes of memory for each byte of `tokenizer.json`: its entries are held by text and by number, its merges by pair.
 const TOKENIZER: u64 = 12;
 /// Bytes of memory for each byte of `rows.jsonl`: keys, texts and tokens.
@@ -132,6 +139,11 @@ impl<'a> Model<'a> {
         (*hidden_size, num_attention_heads * head_dim, num_key_value_heads * head_dim, *intermediate_size)
     }
 
+    /// Elements of the adapter that it carries.
+    fn of_adapter(&self) -> usize {
+        self.adapter.as_ref().map_or(0, |lora| elements(&lora.expected(self.config).unwrap_or_default()))
+    }
+
     /// Keys and values of a token.
     fn cached(&self) -> usize {
         2 * self.config.num_hidden_layers * self.config.num_key_value_heads * self.config.head_dim
@@ -148,13 +160,26 @@ struct Pass {
     activations: Activations,
 }
 
+/// What learns, and what is kept beside it.
+#[derive(Debug, Clone, Copy)]
+struct Learning<'a> {
+    adapter: Option<&'a Lora>,
+    optimiser: &'a Optimiser,
+    reference: Reference,
+}
+
 /// The moment of a training step at which most is held, in elements.
-fn training(model: &Model, pass: Pass, adapter: Option<&Lora>, reference: Reference) -> Parts {
+fn training(model: &Model, pass: Pass, learning: Learning) -> Parts {
     let Pass { tokens, targets, is_one_of_many, activations } = pass;
+    let Learning { adapter, optimiser, reference } = learning;
     let (layers, hidden) = (model.config.num_hidden_layers, model.config.hidden_size);
-    // Of an adapter that the model does not take, the work says why.
-    let of_adapter = adapter.map(|lora| elements(&lora.expected(model.config).unwrap_or_default()));
-    let learned = of_adapter.unwrap_or(model.weights);
+    let shapes = match adapter {
+        // Of an adapter that the model does not take, the work says why.
+        Some(lora) => lora.expected(model.config).unwrap_or_default(),
+        None => weights::expected(model.config),
+    };
+    let learned = elements(&shapes);
+    let of_adapter = adapter.map_or(0, |_| learned);
     // The gradients of a tied table: of the head it is whole when that of the embedding is added.
     let table = if adapter.is_none() { model.table } else { 0 };
     let embedding = if model.config.tie_word_embeddings { table } else { 0 };
@@ -169,41 +194,67 @@ fn training(model: &Model, pass: Pass, adapter: Option<&Lora>, reference: Refere
     let chosen = targets * hidden;
     let all_kept = layers * kept + tokens * hidden + chosen;
     let logits = if model.is_large_head() { head_elements(targets) } else { 2 * targets * model.config.vocab_size };
-    // The gradients, the activations and the logits of each moment, as it goes back from the head to the embedding.
+    // The gradients, the activations and the logits of each moment, as it goes back from the head to the embedding, and
+    // then updates.
     let moments = [
         [earlier + table, all_kept + chosen, logits],
         [earlier + table, all_kept + in_layer, 0],
         [earlier + learned - table + embedding, kept + in_layer, 0],
         [earlier + learned + embedding, tokens * hidden, 0],
+        [learned + held_by_an_update(optimiser, &shapes), 0, 0],
     ];
     let most = moments.into_iter().max_by_key(|moment| moment.iter().sum::<usize>());
-    let [gradients, activations, logits] = most.expect("there are four");
+    let [gradients, activations, logits] = most.expect("there are five");
     BTreeMap::from([
-        ("weights", model.weights + of_adapter.unwrap_or(0)),
+        ("weights", model.weights + of_adapter),
         ("reference", reference.elements(model, adapter)),
-        ("optimiser", 2 * learned),
+        ("optimiser", remembered(optimiser, &shapes)),
         ("gradients", gradients),
         ("activations", activations),
         ("logits", logits),
     ])
 }
 
+/// Elements that the optimiser keeps of weights: two moments, or the one of Muon where a weight is Muon's.
+fn remembered(optimiser: &Optimiser, shapes: &[(String, Vec<usize>)]) -> usize {
+    shapes.iter().map(|(name, shape)| if is_muons(optimiser, name, shape) { 1 } else { 2 } * count(shape)).sum()
+}
+
+/// Muon makes a matrix orthogonal in some copies of it: momentum, direction, and three that its iteration goes through.
+fn held_by_an_update(optimiser: &Optimiser, shapes: &[(String, Vec<usize>)]) -> usize {
+    let of_muon = shapes.iter().filter(|(name, shape)| is_muons(optimiser, name, shape));
+    5 * of_muon.map(|(_, shape)| count(shape)).max().unwrap_or(0)
+}
+
+/// As the optimiser decides (`train/optimiser.rs`).
+fn is_muons(optimiser: &Optimiser, name: &str, shape: &[usize]) -> bool {
+    optimiser.muon.is_some() && name.contains(".layers.") && matches!(shape, [rows, width] if *rows > 1 && *width > 1)
+}
+
 /// Is there a second policy that the first is held against?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reference {
+pub enum Reference {
     None,
     Kept,
 }
 
 impl Reference {
-    /// Beside an adapter the reference is the same weights without it.
+    /// Beside an adapter the reference is the same weights without it, or with a copy of the one that the policy brought.
     fn elements(self, model: &Model, adapter: Option<&Lora>) -> usize {
-        if self == Self::Kept && adapter.is_none() { model.weights } else { 0 }
+        match (self, adapter) {
+            (Self::None, _) => 0,
+            (Self::Kept, None) => model.weights,
+            (Self::Kept, Some(_)) => model.of_adapter(),
+        }
     }
 }
 
 fn elements(shapes: &[(String, Vec<usize>)]) -> usize {
-    shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    shapes.iter().map(|(_, shape)| count(shape)).sum()
+}
+
+fn count(shape: &[usize]) -> usize {
+    shape.iter().product()
 }
 
 fn head_elements(rows: usize) -> usize {
@@ -215,27 +266,32 @@ fn scoring(model: &Model, pass: Pass) -> Parts {
     let Pass { tokens, targets, .. } = pass;
     let logits = if model.is_large_head() { head_elements(targets) } else { targets * model.config.vocab_size };
     BTreeMap::from([
-        ("weights", model.weights),
+        ("weights", model.weights + model.of_adapter()),
         ("activations", (tokens * model.held_by_a_layer()).max(targets * model.config.hidden_size)),
         ("logits", logits),
     ])
 }
 
-/// Sampling: `slots` completions at once, each of up to `tokens` tokens with its prompt, of which there are `prompts`
-/// tokens in all.
-fn sampling(model: &Model, slots: usize, tokens: usize, prompts: usize) -> Parts {
+/// What sampling holds at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Grown {
+    /// Completions that grow at once.
+    slots: usize,
+    /// Pages of keys and values of all of them.
+    pages: usize,
+    /// Tokens of prompts that are computed in one pass.
+    fresh: usize,
+}
+
+fn sampling(model: &Model, grown: Grown) -> Parts {
+    let Grown { slots, pages, fresh } = grown;
     let vocabulary = model.config.vocab_size;
-    // The pages there are when these are taken: half as many more each time, one layer's keys twice while they move.
-    let needed = slots * tokens.min(model.config.context()).div_ceil(kernels::PAGE);
-    let mut pages = 0;
-    while pages < needed {
-        pages += (pages / 2).max(16);
-    }
-    let cache = pages * kernels::PAGE * model.cached();
+    let cache = cache::grown(pages) * kernels::PAGE * model.cached();
+    // One layer's keys are there twice while they move.
     let moved = cache / (2 * model.config.num_hidden_layers);
     BTreeMap::from([
-        ("weights", model.weights),
-        ("activations", prompts.min(decode::PROMPT_TOKENS).max(slots) * model.held_by_a_layer()),
+        ("weights", model.weights + model.of_adapter()),
+        ("activations", (fresh + slots) * model.held_by_a_layer()),
         // On the device, and on the host where tokens are chosen.
         ("logits", 2 * (slots * vocabulary).min(decode::LOGITS.max(vocabulary))),
         ("KV cache", cache + moved),
@@ -246,22 +302,99 @@ fn total(parts: &Parts) -> usize {
     parts.values().sum()
 }
 
-/// How long the sequences of rows are.
+/// How long sequences are: some of them, and how many each stands for.
+#[derive(Debug, Clone, PartialEq)]
+struct Lengths(Vec<Length>);
+
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Lengths {
+struct Length {
+    tokens: usize,
+    /// Those that the loss counts.
+    targets: usize,
+    /// Sequences like this one.
+    weight: f64,
+}
+
+/// A number of each of many sequences.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Spread {
     mean: f64,
     deviation: f64,
-    longest: usize,
-    /// The share of tokens that are targets.
-    trained: f64,
-    /// About how many there are.
-    count: usize,
 }
 
 impl Lengths {
-    /// The most tokens that so many of them are, all but never more.
-    fn most(&self, sequences: usize) -> usize {
-        let count = sequences as f64;
+    fn exactly(tokens: usize, count: usize) -> Self {
+        Self(vec![Length { tokens, targets: tokens, weight: count as f64 }])
+    }
+
+    fn spread(&self, number: impl Fn(&Length) -> usize) -> Spread {
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for each in &self.0 {
+            let number = number(each) as f64;
+            sum += each.weight * number;
+            squares += each.weight * number * number;
+        }
+        let mean = sum / self.weight();
+        Spread { mean, deviation: (squares / self.weight() - mean * mean).max(0.0).sqrt() }
+    }
+
+    fn weight(&self) -> f64 {
+        self.0.iter().map(|each| each.weight).sum()
+    }
+
+    /// About how many sequences there are.
+    fn count(&self) -> usize {
+        self.weight().ceil() as usize
+    }
+
+    fn longest(&self) -> usize {
+        self.0.iter().map(|each| each.tokens).max().unwrap_or(0)
+    }
+
+    /// The share of tokens that are targets.
+    fn trained(&self) -> f64 {
+        let sum =
+            |number: fn(&Length) -> usize| self.0.iter().map(|each| each.weight * number(each) as f64).sum::<f64>();
+        sum(|each| each.targets) / sum(|each| each.tokens).max(1.0)
+    }
+
+    /// With so many tokens more in each, all of them targets.
+    fn continued(mut self, tokens: usize) -> Self {
+        for each in &mut self.0 {
+            (each.tokens, each.targets) = (each.tokens + tokens, tokens);
+        }
+        self
+    }
+
+    /// As rows of at most so many tokens.
+    fn fitted(self, most: usize, too_long: TooLong) -> Self {
+        let fit = |each: Length| match too_long {
+            TooLong::Cut => Length { tokens: each.tokens.min(most), targets: each.targets.min(most), ..each },
+            // Each piece begins with the last token of the one before.
+            TooLong::Split if each.tokens > most => {
+                let pieces = (each.tokens - 1) as f64 / (most - 1).max(1) as f64;
+                Length { tokens: most, targets: most, weight: each.weight * pieces }
+            }
+            TooLong::Split => each,
+        };
+        Self(self.0.into_iter().map(fit).collect())
+    }
+
+    /// How full blocks of so many tokens become.
+    fn packed(&self, block: usize) -> Spread {
+        let scale = (ROWS_PACKED / self.weight()).min(1.0);
+        let copies = |each: &Length| vec![each.tokens.min(block); (each.weight * scale).round().max(1.0) as usize];
+        let lengths: Vec<usize> = self.0.iter().flat_map(copies).collect();
+        let fill =
+            |taken: Vec<usize>| Length { tokens: taken.into_iter().map(|i| lengths[i]).sum(), targets: 0, weight: 1.0 };
+        Lengths(packing::best_fit(&lengths, block).into_iter().map(fill).collect()).spread(|block| block.tokens)
+    }
+}
+
+impl Spread {
+    /// The most that so many of them are together, all but never more.
+    fn most(self, count: usize) -> usize {
+        let count = count as f64;
         (count * self.mean + 3.0 * count.sqrt() * self.deviation).ceil() as usize
     }
 }
@@ -278,32 +411,23 @@ enum Asked {
 fn lengths(inputs: &[(String, Prospect)], tokenizer: &Tokenizer, asked: Asked) -> Option<Lengths> {
     // What the template check finds is for the stage to say.
     let tokenizer = &tokenizer.clone().accepting(Finding::ALL.into());
-    let (mut weight, mut sum, mut squares, mut trained, mut longest) = (0.0, 0.0, 0.0, 0.0, 0);
+    let mut all = Vec::new();
     for (_, prospect) in inputs {
         let Prospect::There(folder) = prospect else { return None };
         let (rows, count) = first_rows(folder)?;
-        let each = count / rows.len().max(1) as f64;
+        let weight = count / rows.len().max(1) as f64;
         for row in &rows {
-            let (length, targets) = match asked {
+            all.push(match asked {
                 Asked::Examples(loss) => {
-                    let example = encode::example(tokenizer, row, loss).ok()?;
-                    (example.ids.len(), example.trained.iter().skip(1).filter(|trained| **trained).count())
+                    let Example { ids, trained } = encode::example(tokenizer, row, loss).ok()?;
+                    let targets = trained.iter().skip(1).filter(|trained| **trained).count();
+                    Length { tokens: ids.len(), targets, weight }
                 }
-                Asked::Prompts => (encode::prompt(tokenizer, row).ok()?.len(), 0),
-            };
-            longest = longest.max(length);
-            weight += each;
-            sum += each * length as f64;
-            squares += each * (length * length) as f64;
-            trained += each * targets as f64;
+                Asked::Prompts => Length { tokens: encode::prompt(tokenizer, row).ok()?.len(), targets: 0, weight },
+            });
         }
     }
-    if weight == 0.0 {
-        return None;
-    }
-    let mean = sum / weight;
-    let deviation = (squares / weight - mean * mean).max(0.0).sqrt();
-    Some(Lengths { mean, deviation, longest, trained: trained / sum.max(1.0), count: weight.ceil() as usize })
+    if all.is_empty() { None } else { Some(Lengths(all)) }
 }
 
 /// The first rows of an artifact, and about how many there are.
@@ -328,17 +452,46 @@ pub struct Work<'a> {
     pub compute: &'a Compute,
 }
 
+/// Who learns: the input, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Learner<'a> {
+    pub policy: &'static str,
+    /// A new adapter of it; absent: the one that it carries, or all its weights.
+    pub lora: Option<&'a Lora>,
+    pub optimiser: &'a Optimiser,
+    /// Sequences a step.
+    pub batch: usize,
+}
+
 /// How the sequences that a step learns from come about.
 #[derive(Debug, Clone, Copy)]
 pub enum Learned {
-    /// Rows of these inputs, as they are.
-    Rows(&'static str, LossOn),
-    /// Rows of these inputs, packed into blocks of at most so many tokens; absent: as many as the model takes.
-    Packed(&'static str, LossOn, Option<usize>),
+    Rows(Examples),
     /// As many tokens each.
     Blocks(usize),
     /// Prompts of an input with completions of up to so many tokens.
     Completions(&'static str, usize),
+}
+
+/// Rows as training takes them.
+#[derive(Debug, Clone, Copy)]
+pub struct Examples {
+    /// The input.
+    pub rows: &'static str,
+    pub loss: LossOn,
+    /// The most tokens of a row; absent: as many as the model takes. Of a block of rows too, where they are packed.
+    pub most: Option<usize>,
+    pub too_long: TooLong,
+    pub packing: Packing,
+}
+
+/// What becomes of rows with more tokens than that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooLong {
+    /// Nothing longer is learned.
+    Cut,
+    /// They become as many as they need.
+    Split,
 }
 
 /// How a policy is asked.
@@ -353,26 +506,25 @@ pub struct Questions {
 }
 
 impl Work<'_> {
-    /// Training the model `policy`, or an adapter of it, `batch` sequences a step.
+    /// Training a model, or an adapter of it. Where there are rows in `validation`, their loss is looked at in between.
     #[must_use]
-    pub fn training(&self, policy: &str, lora: Option<&Lora>, learned: Learned, batch: usize) -> Option<Footprint> {
-        self.of(policy, |model, tokenizer, after| {
-            let pass = self.pass(model, tokenizer, learned, batch, after);
-            training(model, pass, lora.or(model.adapter.as_ref()), Reference::None)
+    pub fn training(&self, learner: Learner, learned: Learned) -> Option<Footprint> {
+        self.of(learner.policy, |model, tokenizer, after| {
+            let steps = self.steps(model, tokenizer, learner, learned, Reference::None, after);
+            match self.looks(model, tokenizer, learned, after) {
+                Some(looks) => steps.or(looks),
+                None => steps.0,
+            }
         })
     }
 
     /// As [`Work::training`], on completions that the policy gives and held against what it was.
     #[must_use]
-    pub fn reinforcing(&self, questions: Questions, lora: Option<&Lora>, batch: usize) -> Option<Footprint> {
-        self.of(questions.policy, |model, tokenizer, after| {
-            let adapter = lora.or(model.adapter.as_ref());
+    pub fn reinforcing(&self, learner: Learner, questions: Questions, reference: Reference) -> Option<Footprint> {
+        self.of(learner.policy, |model, tokenizer, after| {
             let learned = Learned::Completions(questions.prompts, questions.max_new_tokens);
-            let pass = self.pass(model, tokenizer, learned, batch, after);
-            let steps = training(model, pass, adapter, Reference::Kept);
-            let mut phase = self.asking(model, tokenizer, questions, after);
-            phase.extend(["weights", "reference", "optimiser"].map(|name| (name, steps[name])));
-            if total(&steps) >= total(&phase) { steps } else { phase }
+            let steps = self.steps(model, tokenizer, learner, learned, reference, after);
+            steps.or(self.asking(model, tokenizer, questions, after))
         })
     }
 
@@ -393,10 +545,8 @@ impl Work<'_> {
     #[must_use]
     pub fn scoring(&self, policy: &str, rows: &'static str, loss: LossOn) -> Option<Footprint> {
         self.of(policy, |model, tokenizer, after| {
-            let tokens = match self.lengths(rows, tokenizer, Asked::Examples(loss), after) {
-                Some(lengths) => lengths.longest,
-                None => model.config.context(),
-            };
+            let lengths = self.lengths(rows, tokenizer, Asked::Examples(loss), after);
+            let tokens = lengths.map_or(model.config.context(), |lengths| lengths.longest());
             scoring(model, Pass { tokens, targets: tokens, is_one_of_many: false, ..Pass::default() })
         })
     }
@@ -465,6 +615,20 @@ impl Work<'_> {
         lengths(nodes, tokenizer?, asked)
     }
 
+    fn steps(
+        &self,
+        model: &Model,
+        tokenizer: Option<&Tokenizer>,
+        learner: Learner,
+        learned: Learned,
+        reference: Reference,
+        after: &mut Vec<String>,
+    ) -> Steps {
+        let Learner { lora, optimiser, batch, .. } = learner;
+        let pass = self.pass(model, tokenizer, learned, batch, after);
+        Steps(training(model, pass, Learning { adapter: lora.or(model.adapter.as_ref()), optimiser, reference }))
+    }
+
     /// Where lengths are not known, the longest that the model takes.
     fn pass(
         &self,
@@ -475,37 +639,63 @@ impl Work<'_> {
         after: &mut Vec<String>,
     ) -> Pass {
         let context = model.config.context();
-        let exactly = |length: usize| Lengths {
-            mean: length as f64,
-            deviation: 0.0,
-            longest: length,
-            trained: 1.0,
-            count: batch,
-        };
-        let lengths = match learned {
-            Learned::Rows(rows, loss) => {
-                self.lengths(rows, tokenizer, Asked::Examples(loss), after).unwrap_or_else(|| exactly(context + 1))
+        let (lengths, sequences) = match learned {
+            Learned::Rows(examples) => {
+                let Examples { rows, loss, most, too_long, packing } = examples;
+                // The last token of a row is not read.
+                let fits = most.unwrap_or(context + 1).min(context + 1);
+                let lengths = self.lengths(rows, tokenizer, Asked::Examples(loss), after);
+                let lengths = lengths.map_or(Lengths::exactly(fits, batch), |lengths| lengths.fitted(fits, too_long));
+                let sequences = match packing {
+                    Packing::None => lengths.spread(|each| each.tokens),
+                    Packing::BestFit => lengths.packed(most.unwrap_or(context + 1)),
+                };
+                (lengths, sequences)
             }
-            Learned::Packed(rows, loss, block) => {
-                let block = block.unwrap_or(context + 1);
-                let rows = self.lengths(rows, tokenizer, Asked::Examples(loss), after);
-                Lengths { mean: block as f64, deviation: 0.0, ..rows.unwrap_or_else(|| exactly(block)) }
+            Learned::Blocks(block) => {
+                let lengths = Lengths::exactly(block + 1, batch);
+                let sequences = lengths.spread(|each| each.tokens);
+                (lengths, sequences)
             }
-            Learned::Blocks(block) => exactly(block + 1),
             Learned::Completions(prompts, new) => {
                 let prompts = self.lengths(prompts, tokenizer, Asked::Prompts, after);
-                let prompts = prompts.unwrap_or_else(|| exactly(context.saturating_sub(new)));
-                let mean = prompts.mean + new as f64;
-                Lengths { mean, longest: prompts.longest + new, trained: new as f64 / mean, ..prompts }
+                let prompts = prompts.unwrap_or_else(|| Lengths::exactly(context.saturating_sub(new), batch));
+                let lengths = prompts.continued(new);
+                let sequences = lengths.spread(|each| each.tokens);
+                (lengths, sequences)
             }
         };
-        let whole = lengths.most(batch);
-        let longest = lengths.longest.min(context + 1);
+        let whole = sequences.most(batch);
+        let longest = lengths.longest().min(context + 1);
         let tokens = whole.min(self.compute.micro_batch_tokens.max(longest));
-        let targets = (tokens as f64 * lengths.trained).ceil() as usize;
+        let targets = (tokens as f64 * lengths.trained()).ceil() as usize;
         Pass { tokens, targets, is_one_of_many: tokens < whole, activations: self.compute.activations }
     }
 
+    /// The loss of rows in `validation`, a micro-batch at a time. None where there are none.
+    fn looks(
+        &self,
+        model: &Model,
+        tokenizer: Option<&Tokenizer>,
+        learned: Learned,
+        after: &mut Vec<String>,
+    ) -> Option<Parts> {
+        const INPUT: &str = "validation";
+        if self.inputs.of(INPUT).is_empty() {
+            return None;
+        }
+        let (learned, batch) = match learned {
+            Learned::Rows(examples) => {
+                let rows = self.lengths(INPUT, tokenizer, Asked::Examples(examples.loss), after);
+                let examples = Examples { rows: INPUT, packing: Packing::None, ..examples };
+                (Learned::Rows(examples), rows.map_or(usize::MAX, |rows| rows.count()))
+            }
+            Learned::Blocks(_) | Learned::Completions(..) => (learned, usize::MAX),
+        };
+        Some(scoring(model, self.pass(model, tokenizer, learned, batch, after)))
+    }
+
+    /// As if every completion took all the tokens that it may: where they end is not known before.
     fn asking(
         &self,
         model: &Model,
@@ -515,14 +705,18 @@ impl Work<'_> {
     ) -> Parts {
         let Questions { prompts, samples, most, max_new_tokens, .. } = questions;
         let slots = self.compute.slots.min(most);
-        let (slots, prompt) = match self.lengths(prompts, tokenizer, Asked::Prompts, after) {
-            Some(lengths) => {
-                let slots = slots.min(lengths.count * samples);
-                (slots, lengths.most(slots).div_ceil(slots.max(1)))
-            }
-            None => (slots, model.config.context().saturating_sub(max_new_tokens)),
-        };
-        sampling(model, slots, prompt + max_new_tokens, slots * prompt)
+        let prompts = self.lengths(prompts, tokenizer, Asked::Prompts, after);
+        let prompts =
+            prompts.unwrap_or_else(|| Lengths::exactly(model.config.context().saturating_sub(max_new_tokens), slots));
+        let slots = slots.min(prompts.count() * samples);
+        let groups = slots.div_ceil(samples);
+        // Completions of a prompt share its full pages.
+        let shared = prompts.spread(|prompt| prompt.tokens / kernels::PAGE).most(groups);
+        let own = |prompt: &Length| (prompt.tokens % kernels::PAGE + max_new_tokens).div_ceil(kernels::PAGE);
+        let pages = shared + prompts.spread(own).most(slots);
+        let at_once = decode::PROMPT_TOKENS.max(prompts.longest());
+        let fresh = prompts.spread(|prompt| prompt.tokens).most(groups).min(at_once);
+        sampling(model, Grown { slots, pages, fresh })
     }
 
     fn advice(&self, parts: &Parts) -> String {
@@ -543,6 +737,17 @@ impl Work<'_> {
     }
 }
 
+/// What the steps of a training hold.
+struct Steps(Parts);
+
+impl Steps {
+    /// The larger of this and of other work that goes on between two steps, beside what stays.
+    fn or(self, mut between: Parts) -> Parts {
+        between.extend(["weights", "reference", "optimiser"].map(|name| (name, self.0[name])));
+        if total(&self.0) >= total(&between) { self.0 } else { between }
+    }
+}
+
 fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |about| about.len())
 }
@@ -553,9 +758,26 @@ mod tests {
 
     use super::*;
     use crate::{
-        bench::{Bench, fixture},
+        bench::{Bench, fixture, toy_checkpoint},
+        data::checkpoint::Checkpoint,
         nn::{config::Family, shape::Shape},
+        train::{muon::Muon, optimiser::Trainer},
     };
+
+    const ADAMW: Optimiser =
+        Optimiser { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_norm: 1.0, muon: None };
+
+    fn learning(adapter: Option<&Lora>, reference: Reference) -> Learning<'_> {
+        Learning { adapter, optimiser: &ADAMW, reference }
+    }
+
+    fn learner(batch: usize) -> Learner<'static> {
+        Learner { policy: "policy", lora: None, optimiser: &ADAMW, batch }
+    }
+
+    fn rows() -> Examples {
+        Examples { rows: "rows", loss: LossOn::All, most: None, too_long: TooLong::Cut, packing: Packing::None }
+    }
 
     /// One layer of 4 channels, two heads of two, one of keys, 8 inside; 50 entries, tied.
     fn tiny() -> Config {
@@ -584,8 +806,8 @@ mod tests {
         // Embedding 200; q and o 16 each, k and v 8 each; 3 * 32 inside; three norms of 4.
         assert_eq!(model.weights, 356);
         let of = |tokens, targets, is_one_of_many| {
-            let parts =
-                training(&model, Pass { tokens, targets, is_one_of_many, ..Pass::default() }, None, Reference::None);
+            let pass = Pass { tokens, targets, is_one_of_many, ..Pass::default() };
+            let parts = training(&model, pass, learning(None, Reference::None));
             ["weights", "optimiser", "gradients", "activations", "logits"].map(|name| parts[name])
         };
         // Few tokens: all gradients, with that of the embedding beside that of the head; of the activations one token's x.
@@ -598,7 +820,7 @@ mod tests {
         let activations = Activations::Recompute;
         let anew = Pass { tokens: 100, targets: 1, activations, ..Pass::default() };
         assert_eq!(
-            training(&model, anew, None, Reference::None)["activations"],
+            training(&model, anew, learning(None, Reference::None))["activations"],
             4 * 100 + 4 * 100 + 4 + (52 + 28) * 100
         );
         // The gradients of the passes before.
@@ -614,10 +836,120 @@ mod tests {
         assert_eq!(model.kept_by_a_layer(Some(&lora)), 50);
         assert_eq!(model.kept_by_a_layer(Some(&Lora { dropout: 0.1, ..lora.clone() })), 50);
         let pass = Pass { tokens: 1, targets: 1, is_one_of_many: false, ..Pass::default() };
-        let parts = training(&model, pass, Some(&lora), Reference::Kept);
+        let parts = training(&model, pass, learning(Some(&lora), Reference::Kept));
         // 3 x (4 + 4) of q, 3 x (8 + 4) of down.
         assert_eq!((parts["weights"], parts["optimiser"], parts["reference"]), (356 + 60, 120, 0));
-        assert_eq!(training(&model, pass, None, Reference::Kept)["reference"], 356);
+        assert_eq!(training(&model, pass, learning(None, Reference::Kept))["reference"], 356);
+        // The policy brought it: the reference has a copy that does not learn.
+        let model = Model::new(&config, Some(lora.clone()));
+        assert_eq!(training(&model, pass, learning(Some(&lora), Reference::Kept))["reference"], 60);
+    }
+
+    #[test]
+    fn muon_keeps_one_moment_of_the_matrices_inside_the_layers() {
+        let config = tiny();
+        let muon = Optimiser { muon: Some(Muon::default()), ..ADAMW };
+        // q, o, k, v and the three inside: 144 once. The embedding and three norms: 212 twice.
+        assert_eq!(remembered(&muon, &weights::expected(&config)), 144 + 424);
+        assert_eq!(held_by_an_update(&muon, &weights::expected(&config)), 5 * 32);
+        assert_eq!(held_by_an_update(&ADAMW, &weights::expected(&config)), 0);
+    }
+
+    #[test]
+    fn what_an_optimiser_remembers_is_what_a_trainer_holds() {
+        let adapters = [None, Some(Lora { rank: 1, ..Lora::default() }), Some(Lora { rank: 3, ..Lora::default() })];
+        for family in ["llama", "qwen2", "qwen3", "gpt2"] {
+            // A model of GPT-2's takes no adapter.
+            for lora in adapters.iter().filter(|adapter| family != "gpt2" || adapter.is_none()) {
+                let mut checkpoint = Checkpoint::open(&fixture(family)).unwrap();
+                checkpoint.adopt(lora.as_ref(), 1).unwrap();
+                let shapes = match lora {
+                    Some(lora) => lora.expected(&checkpoint.config).unwrap(),
+                    None => weights::expected(&checkpoint.config),
+                };
+                let decoder = checkpoint.to_device(&crate::device::Place::cpu()).unwrap();
+                for optimiser in [ADAMW, Optimiser { muon: Some(Muon::default()), ..ADAMW }] {
+                    let mut held = 0;
+                    for memory in &mut Trainer::new(decoder.clone(), optimiser).memory {
+                        memory.each(&mut |_, tensor| held += tensor.dims().iter().product::<usize>());
+                    }
+                    assert_eq!(remembered(&optimiser, &shapes), held, "{family} {lora:?} {optimiser:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_hold_as_many_tokens_as_rows_fill() {
+        // Two rows of 50 in a block of 129; three would be 150.
+        let fifty = Lengths::exactly(50, 1000);
+        assert_eq!(fifty.packed(129), Spread { mean: 100.0, deviation: 0.0 });
+        // Seven rows of 50 make three blocks of two and one of one.
+        assert_eq!(Lengths::exactly(50, 7).packed(129).mean, 350.0 / 4.0);
+        // A quarter of 100: 29 more have no room for 50, and two of 50 fill blocks of their own.
+        let mixed = [Length { tokens: 100, targets: 0, weight: 25.0 }, Length { tokens: 50, targets: 0, weight: 75.0 }];
+        let mixed = Lengths(mixed.into()).packed(129);
+        assert!((mixed.mean - (25.0 * 100.0 + 75.0 * 50.0) / 63.0).abs() < 1e-9, "{mixed:?}");
+    }
+
+    #[test]
+    fn rows_are_counted_as_long_as_they_are_learned() {
+        let long = Lengths::exactly(101, 4);
+        assert_eq!(long.clone().fitted(11, TooLong::Cut), Lengths::exactly(11, 4));
+        // The first piece has 11 tokens, each other ten new ones.
+        assert_eq!(long.clone().fitted(11, TooLong::Split), Lengths::exactly(11, 40));
+        assert_eq!(long.clone().fitted(101, TooLong::Split), long);
+    }
+
+    #[test]
+    fn completions_of_a_prompt_share_its_full_pages_while_they_grow() {
+        let config = tiny();
+        let foreseen = |length: usize, samples, slots, max_new_tokens| {
+            let bench = Bench::new();
+            let prompts = bench.rows("prompts", &vec![json!({ "prompt": "1".repeat(length) }); 64]);
+            toy_checkpoint(&bench.path("policy"));
+            let inputs = Prospects::standalone(".".into()).with_input("prompts", "p", Prospect::There(prompts));
+            let compute = Compute { slots, ..Compute::default() };
+            let questions =
+                Questions { policy: "policy", prompts: "prompts", samples, most: usize::MAX, max_new_tokens };
+            let tokenizer = Tokenizer::open(&bench.path("policy")).unwrap();
+            let work = Work { inputs: &inputs, compute: &compute };
+            work.asking(&Model::new(&config, None), Some(&tokenizer), questions, &mut Vec::new())
+        };
+        // Two groups of eight: two full pages each; eight tokens of the third, with nine more, are two pages for each.
+        // There are then 16, 32 and 48 pages, and a token has 2 * 2 numbers; 48 * 16 * 2 move.
+        let parts = foreseen(40, 8, 16, 9);
+        assert_eq!(parts["KV cache"], 48 * 16 * 4 + 48 * 16 * 2);
+        // Both prompts in one pass, with a token of each completion: 2 * 4 and three times 8 of each.
+        assert_eq!(parts["activations"], (80 + 16) * (8 + 24));
+        // Alone, each has four: 64.
+        assert_eq!(foreseen(40, 1, 16, 9)["KV cache"], 64 * 16 * 4 + 64 * 16 * 2);
+    }
+
+    #[test]
+    fn a_look_at_many_held_out_rows_may_take_more_than_a_step() {
+        let bench = Bench::new();
+        let rows_of = |name, count| bench.rows(name, &vec![json!({ "ids": vec![3; 101] }); count]);
+        let (few, many) = (rows_of("few", 4), rows_of("many", 40));
+        let foreseen = |validation: Option<&Path>| {
+            let mut inputs = Prospects::standalone(".".into())
+                .with_input("policy", "base", Prospect::There(fixture("llama")))
+                .with_input("rows", "cold", Prospect::There(few.clone()));
+            if let Some(validation) = validation {
+                inputs = inputs.with_input("validation", "held", Prospect::There(validation.into()));
+            }
+            let work = Work { inputs: &inputs, compute: &Compute::default() };
+            work.training(learner(1), Learned::Rows(rows())).unwrap().parts.into_iter().collect::<BTreeMap<_, _>>()
+        };
+        let without = foreseen(None);
+        assert_eq!(
+            foreseen(Some(&few))["activations"],
+            without["activations"],
+            "a step keeps more than four rows take"
+        );
+        let looked = foreseen(Some(&many));
+        assert!(looked["activations"] > 2 * without["activations"], "{looked:?} {without:?}");
+        assert_eq!((looked["optimiser"], looked.get("gradients")), (without["optimiser"], None));
     }
 
     #[test]
@@ -628,9 +960,9 @@ mod tests {
         let inputs = Prospects::standalone(".".into()).with_input("policy", "base", policy);
         let inputs = inputs.with_input("rows", "cold", Prospect::Unknown);
         let work = Work { inputs: &inputs, compute: &compute };
-        let foreseen = work.training("policy", None, Learned::Rows("rows", LossOn::All), 2).unwrap();
+        let foreseen = work.training(learner(2), Learned::Rows(rows())).unwrap();
         assert_eq!(foreseen.after, ["cold"]);
-        let exactly = work.training("policy", None, Learned::Blocks(context), 2).unwrap();
+        let exactly = work.training(learner(2), Learned::Blocks(context)).unwrap();
         assert_eq!((foreseen.parts, exactly.after.len()), (exactly.parts, 0));
     }
 
@@ -638,14 +970,13 @@ mod tests {
     fn a_model_that_nobody_has_outlined_leaves_everything_open() {
         let inputs = Prospects::standalone(".".into()).with_input("policy", "base", Prospect::Unknown);
         let compute = Compute::default();
-        let foreseen =
-            Work { inputs: &inputs, compute: &compute }.training("policy", None, Learned::Blocks(8), 2).unwrap();
+        let foreseen = Work { inputs: &inputs, compute: &compute }.training(learner(2), Learned::Blocks(8)).unwrap();
         assert_eq!((foreseen.parts, foreseen.after), (Vec::new(), vec!["base".to_owned()]));
     }
 
     #[test]
     fn short_rows_make_a_small_step_and_long_ones_are_cut_by_the_micro_batch() {
-        let bench = Bench::new();
+        let (bench, examples) = (Bench::new(), rows());
         let rows = |name, length: usize| bench.rows(name, &vec![json!({ "ids": vec![3; length] }); 40]);
         let foreseen = |folder: &Path, micro_batch_tokens| {
             let inputs = Prospects::standalone(".".into())
@@ -653,7 +984,7 @@ mod tests {
                 .with_input("rows", "cold", Prospect::There(folder.into()));
             let compute = Compute { micro_batch_tokens, ..Compute::default() };
             let work = Work { inputs: &inputs, compute: &compute };
-            let footprint = work.training("policy", None, Learned::Rows("rows", LossOn::All), 32).unwrap();
+            let footprint = work.training(learner(32), Learned::Rows(examples)).unwrap();
             assert_eq!(footprint.after, Vec::<String>::new());
             footprint.parts.into_iter().collect::<BTreeMap<_, _>>()
         };

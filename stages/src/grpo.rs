@@ -24,7 +24,7 @@ use crate::{
     data::{adapter, checkpoint::Checkpoint, rows, rows::Row},
     decode::Sampling,
     device::Compute,
-    footprint::{self, Questions, Work},
+    footprint::{self, Learner, Questions, Reference, Work},
     nn::{
         decoder::Decoder,
         lora::{Adapter, Lora},
@@ -223,12 +223,14 @@ impl Stage for Grpo {
     }
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
-        let Settings { prompts_per_step, group_size, steps_per_rollout, sampling, .. } = self.in_force();
+        let Settings { prompts_per_step, group_size, steps_per_rollout, coefficients, sampling, .. } = self.in_force();
         let batch = prompts_per_step * group_size;
         let most = batch * usize::try_from(steps_per_rollout).ok()?;
         let max_new_tokens = sampling.max_new_tokens;
         let questions = Questions { policy: "policy", prompts: "prompts", samples: group_size, most, max_new_tokens };
-        Work { inputs, compute }.reinforcing(questions, self.lora.as_ref(), batch)
+        let learner = Learner { policy: "policy", lora: self.lora.as_ref(), optimiser: &self.optimiser, batch };
+        let reference = if coefficients.kl_coef > 0.0 { Reference::Kept } else { Reference::None };
+        Work { inputs, compute }.reinforcing(learner, questions, reference)
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
@@ -240,15 +242,17 @@ impl Stage for Grpo {
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");
         let decoder = checkpoint.to_device(&compute.place()?)?;
+        let settings = self.in_force();
         let mut training = Training {
             stage: self,
-            settings: self.in_force(),
             script: Script::open_with(&ctx.source(&self.reward), ctx.root(), &self.params)?,
             encoded: encode::prompts(&checkpoint.tokenizer, &prompts)?,
             texts: prompts.iter().map(prompt_text).collect(),
             prompts,
             // The policy as it comes in: a new adapter adds nothing yet, one that it brought is part of it.
-            reference: if is_adapted { decoder.clone() } else { decoder.base() }.settled(),
+            reference: (settings.coefficients.kl_coef > 0.0)
+                .then(|| if is_adapted { decoder.clone() } else { decoder.base() }.settled()),
+            settings,
             trainer: Trainer::new(decoder, self.optimiser),
             saver: Saver::new(ctx.scratch(), compute.save_every()),
             notes: Notes::default(),
@@ -274,7 +278,8 @@ struct Training<'a> {
     prompts: Vec<Row>,
     encoded: Vec<Vec<u32>>,
     texts: Vec<String>,
-    reference: Decoder,
+    /// None where the KL term has no weight.
+    reference: Option<Decoder>,
     trainer: Trainer,
     saver: Saver,
     notes: Notes,
@@ -409,8 +414,8 @@ impl Training<'_> {
                 tokens.advantages.extend(std::iter::repeat_n(rollout.advantage, length));
                 tokens.weights.extend(std::iter::repeat_n(*weight, length));
             }
-            if coefficients.kl_coef > 0.0 {
-                let logprobs = batch.logprobs(&self.reference, temperature);
+            if let Some(reference) = &self.reference {
+                let logprobs = batch.logprobs(reference, temperature);
                 tokens.reference = logprobs.into_data().try_to_vec().expect("log-probabilities are f32");
             }
             let (logprobs, entropies) = batch.logprobs_and_entropy(&accumulated.tracked, temperature);
@@ -519,11 +524,11 @@ impl Training<'_> {
         // What learns is built anew: sharing the trainer's buffers would make every update copy them.
         if let Some(adapter) = decoder.adapter()? {
             adapter::write(&folder, &adapter)?;
-            self.reference = with_adapter(decoder, &adapter)?;
+            self.reference = Some(with_adapter(decoder, &adapter)?);
         } else {
             let weights = decoder.weights()?;
             weights::write(&folder, &self.checkpoint.config, &weights, weights::Dtype::F32)?;
-            self.reference = beside(decoder, weights)?;
+            self.reference = Some(beside(decoder, weights)?);
         }
         self.notes.reference_of = step;
         Ok(())
@@ -552,11 +557,11 @@ impl Training<'_> {
             if self.notes.reference_of > 0 {
                 let folder = self.reference_folder(self.notes.reference_of);
                 let (decoder, config) = (&self.trainer.decoder, &self.checkpoint.config);
-                self.reference = if decoder.lora().is_some() {
+                self.reference = Some(if decoder.lora().is_some() {
                     with_adapter(decoder, &adapter::read(&folder, config)?)?
                 } else {
                     beside(decoder, weights::read(&folder, config)?)?
-                };
+                });
             }
         }
         self.ctx.rewind(self.trainer.steps)

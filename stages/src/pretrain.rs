@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     data::{checkpoint::Checkpoint, rows},
     device::Compute,
-    footprint::{self, Learned, Work},
+    footprint::{self, Examples, Learned, Learner, TooLong, Work},
     random::Stream,
     text::{
         chat::Chat,
@@ -21,6 +21,7 @@ use crate::{
         best::Keep,
         fit::{self, Lesson, Validation},
         optimiser::Optimiser,
+        packing::Packing,
         schedule::{Decay, Schedule},
     },
 };
@@ -111,10 +112,17 @@ impl Stage for Pretrain {
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
         let learned = match self.windows {
-            Windows::Documents => Learned::Rows("rows", LossOn::All),
+            Windows::Documents => Learned::Rows(Examples {
+                rows: "rows",
+                loss: LossOn::All,
+                most: None,
+                too_long: TooLong::Cut,
+                packing: Packing::None,
+            }),
             Windows::Random => Learned::Blocks(self.block),
         };
-        Work { inputs, compute }.training("policy", None, learned, self.batch)
+        let learner = Learner { policy: "policy", lora: None, optimiser: &self.optimiser, batch: self.batch };
+        Work { inputs, compute }.training(learner, learned)
     }
 
     fn check(&self) -> Vec<Problem> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{
     data::{checkpoint::Checkpoint, rows, rows::Row},
     device::Compute,
-    footprint::{self, Learned, Work},
+    footprint::{self, Examples, Learned, Learner, Work},
     nn::{config::Config, lora::Lora},
     text::{
         chat::Chat,
@@ -22,7 +22,7 @@ use crate::{
         best::Keep,
         fit::{self, Lesson, Validation},
         optimiser::Optimiser,
-        packing,
+        packing::{self, Packing},
         schedule::{Decay, Schedule},
     },
 };
@@ -94,20 +94,6 @@ pub enum TooLong {
     Split,
 }
 
-/// Which rows share a step. Rows never see each other: attention and positions begin anew with each, and nothing is
-/// padded, so packing changes which rows a step takes and nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Packing {
-    /// As many as `batch` says, however long they are.
-    #[default]
-    None,
-    /// Blocks of at most `max_tokens`, filled by best-fit decreasing: the longest row first, each into the fullest block
-    /// that still holds it. Blocks are the same in every epoch, their order is not. Recorded as `blocks` and
-    /// `block_fill`.
-    BestFit,
-}
-
 impl Default for Sft {
     fn default() -> Self {
         Self {
@@ -158,11 +144,7 @@ impl Stage for Sft {
     }
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
-        let learned = match self.packing {
-            Packing::None => Learned::Rows("rows", self.loss),
-            Packing::BestFit => Learned::Packed("rows", self.loss, self.max_tokens),
-        };
-        Work { inputs, compute }.training("policy", self.lora.as_ref(), learned, self.batch)
+        Work { inputs, compute }.training(self.learner("policy"), Learned::Rows(self.examples("rows")))
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
@@ -175,6 +157,20 @@ impl Stage for Sft {
 }
 
 impl Sft {
+    /// Who learns, for the count of its memory.
+    pub(crate) fn learner(&self, policy: &'static str) -> Learner<'_> {
+        Learner { policy, lora: self.lora.as_ref(), optimiser: &self.optimiser, batch: self.batch }
+    }
+
+    /// As rows of an input are learned, for the count of memory.
+    fn examples(&self, rows: &'static str) -> Examples {
+        let too_long = match self.too_long {
+            TooLong::Error | TooLong::Drop | TooLong::Truncate => footprint::TooLong::Cut,
+            TooLong::Split => footprint::TooLong::Split,
+        };
+        Examples { rows, loss: self.loss, most: self.max_tokens, too_long, packing: self.packing }
+    }
+
     /// Trains a checkpoint on rows.
     ///
     /// # Errors

@@ -147,11 +147,10 @@ impl Cache {
         page
     }
 
-    /// Half as many pages more, so that a page is moved thrice at most on average; layer by layer, so that only one is
-    /// held twice.
+    /// Layer by layer, so that only one is held twice.
     fn grow(&mut self) {
         let before = self.holders.len();
-        let more = (before / 2).max(16);
+        let more = more(before);
         let dtype = DType::from(self.precision.dtype());
         let blank = || Tensor::zeros([more, PAGE * self.width], (&self.device, dtype));
         if self.layers.is_empty() {
@@ -165,6 +164,21 @@ impl Cache {
         self.holders.resize(before + more, 0);
         self.free.extend((before..before + more).rev());
     }
+}
+
+/// Pages that are added to so many: a quarter of them. A page is then moved four times on average, and few wait for nobody.
+fn more(pages: usize) -> usize {
+    (pages / 4).max(16)
+}
+
+/// The pages there are once so many are held at a time.
+#[must_use]
+pub(crate) fn grown(held: usize) -> usize {
+    let mut pages = 0;
+    while pages < held {
+        pages += more(pages);
+    }
+    pages
 }
 
 #[cfg(test)]
@@ -193,6 +207,18 @@ mod tests {
         assert_eq!(cache.pages()[0], 1);
         cache.release(short);
         assert_eq!(cache.pages(), [0, 0], "and the memory with them");
+    }
+
+    #[test]
+    fn there_are_as_many_pages_as_foreseen() {
+        for tokens in [1, PAGE * 16, PAGE * 16 + 1, PAGE * 1000] {
+            let mut cache = cache();
+            let held = held(&mut cache, tokens);
+            let [taken, there] = cache.pages();
+            assert_eq!(there, grown(taken));
+            assert!(there <= taken + (taken / 4).max(16), "{there} for {taken}");
+            cache.release(held);
+        }
     }
 
     #[test]

@@ -3,6 +3,23 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Which rows share a step. Rows never see each other: attention and positions begin anew with each, and nothing is
+/// padded, so packing changes which rows a step takes and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// As many as `batch` says, however long they are.
+    #[default]
+    None,
+    /// Blocks of at most `max_tokens`, filled by best-fit decreasing: the longest row first, each into the fullest block
+    /// that still holds it. Blocks are the same in every epoch, their order is not. Recorded as `blocks` and
+    /// `block_fill`.
+    BestFit,
+}
+
 /// Best-fit decreasing, the blocks that TRL's `packing_strategy="bfd"` makes: the longest first, each into the block
 /// with the least room that still holds it, a new block where none does. Equal lengths keep their order, and of blocks
 /// with equal room the one that came to it first is taken. Indices into `lengths`, by block.
