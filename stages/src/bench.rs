@@ -53,16 +53,11 @@ impl Bench {
 
     /// Runs a stage with the given `with:` block and inputs; the folder of its output.
     pub fn run<S: Stage>(&self, with: Value, inputs: &[(&str, &Path)]) -> Result<PathBuf> {
-        self.run_under::<S>(&S::Settings::default(), with, inputs)
+        self.run_by::<S>(&S::Settings::default(), with, inputs)
     }
 
-    /// As [`Bench::run`], with a `run:` block.
-    pub fn run_under<S: Stage>(
-        &self,
-        settings: &S::Settings,
-        with: Value,
-        inputs: &[(&str, &Path)],
-    ) -> Result<PathBuf> {
+    /// As [`Bench::run`], with a `run:` block too.
+    pub fn run_by<S: Stage>(&self, settings: &S::Settings, with: Value, inputs: &[(&str, &Path)]) -> Result<PathBuf> {
         let mut stage: S = serde_json::from_value(with)?;
         stage.resolve();
         if let Some(problem) = stage.check().into_iter().next() {

@@ -13,7 +13,7 @@ use crate::{
     rejection::Rejection,
     sft::Sft,
     text::complete::Policy,
-    train::best::Keep,
+    train::{best::Keep, packing::Packing},
 };
 
 /// Fine-tunes a student on what its teacher says and a script keeps (DeepSeek-R1, section 2.4: SFT only, no RL).
@@ -55,7 +55,11 @@ impl Stage for Distill {
     /// Teacher and student are never there at once.
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
         let work = Work { inputs, compute };
-        let answers = Learned::Completions("prompts", self.teach.sampling.max_new_tokens);
+        let answers = match self.learn.packing {
+            Packing::None => Learned::Completions("prompts", self.teach.sampling.max_new_tokens),
+            // How full they become is known when the teacher has answered.
+            Packing::BestFit => Learned::Blocks(self.learn.max_tokens),
+        };
         let asking = work.answering("teacher", self.teach.samples, &self.teach.sampling);
         let phases = [asking, work.training(self.learn.learner("student"), answers)];
         phases.into_iter().flatten().max_by_key(Footprint::bytes)

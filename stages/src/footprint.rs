@@ -277,7 +277,7 @@ fn scoring(model: &Model, pass: Pass) -> Parts {
 struct Grown {
     /// Completions that grow at once.
     slots: usize,
-    /// Pages of keys and values of all of them.
+    /// Pages of keys and values that there are then.
     pages: usize,
     /// Tokens of prompts that are computed in one pass.
     fresh: usize,
@@ -286,7 +286,7 @@ struct Grown {
 fn sampling(model: &Model, grown: Grown) -> Parts {
     let Grown { slots, pages, fresh } = grown;
     let vocabulary = model.config.vocab_size;
-    let cache = cache::grown(pages) * kernels::PAGE * model.cached();
+    let cache = pages * kernels::PAGE * model.cached();
     // One layer's keys are there twice while they move.
     let moved = cache / (2 * model.config.num_hidden_layers);
     BTreeMap::from([
@@ -397,6 +397,12 @@ impl Spread {
         let count = count as f64;
         (count * self.mean + 3.0 * count.sqrt() * self.deviation).ceil() as usize
     }
+
+    /// The least, all but never less.
+    fn least(self, count: usize) -> usize {
+        let count = count as f64;
+        (count * self.mean - 3.0 * count.sqrt() * self.deviation).max(0.0).floor() as usize
+    }
 }
 
 /// What is asked of rows.
@@ -467,8 +473,8 @@ pub struct Learner<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Learned {
     Rows(Examples),
-    /// As many tokens each.
-    Blocks(usize),
+    /// As many tokens each; absent: as many as the model takes.
+    Blocks(Option<usize>),
     /// Prompts of an input with completions of up to so many tokens.
     Completions(&'static str, usize),
 }
@@ -653,7 +659,7 @@ impl Work<'_> {
                 (lengths, sequences)
             }
             Learned::Blocks(block) => {
-                let lengths = Lengths::exactly(block + 1, batch);
+                let lengths = Lengths::exactly(block.unwrap_or(context) + 1, batch);
                 let sequences = lengths.spread(|each| each.tokens);
                 (lengths, sequences)
             }
@@ -711,9 +717,12 @@ impl Work<'_> {
         let slots = slots.min(prompts.count() * samples);
         let groups = slots.div_ceil(samples);
         // Completions of a prompt share its full pages.
-        let shared = prompts.spread(|prompt| prompt.tokens / kernels::PAGE).most(groups);
-        let own = |prompt: &Length| (prompt.tokens % kernels::PAGE + max_new_tokens).div_ceil(kernels::PAGE);
-        let pages = shared + prompts.spread(own).most(slots);
+        let shared = prompts.spread(|prompt| prompt.tokens / kernels::PAGE);
+        let own = prompts.spread(|prompt| (prompt.tokens % kernels::PAGE + max_new_tokens).div_ceil(kernels::PAGE));
+        // A page more may make half as many again: where that is in doubt, the middle.
+        let least = cache::grown(shared.least(groups) + own.least(slots));
+        let most = cache::grown(shared.most(groups) + own.most(slots));
+        let pages = usize::midpoint(least, most);
         let at_once = decode::PROMPT_TOKENS.max(prompts.longest());
         let fresh = prompts.spread(|prompt| prompt.tokens).most(groups).min(at_once);
         sampling(model, Grown { slots, pages, fresh })
@@ -930,7 +939,7 @@ mod tests {
     fn a_look_at_many_held_out_rows_may_take_more_than_a_step() {
         let bench = Bench::new();
         let rows_of = |name, count| bench.rows(name, &vec![json!({ "ids": vec![3; 101] }); count]);
-        let (few, many) = (rows_of("few", 4), rows_of("many", 40));
+        let (few, many) = (rows_of("few", 2), rows_of("many", 40));
         let foreseen = |validation: Option<&Path>| {
             let mut inputs = Prospects::standalone(".".into())
                 .with_input("policy", "base", Prospect::There(fixture("llama")))
@@ -942,11 +951,7 @@ mod tests {
             work.training(learner(1), Learned::Rows(rows())).unwrap().parts.into_iter().collect::<BTreeMap<_, _>>()
         };
         let without = foreseen(None);
-        assert_eq!(
-            foreseen(Some(&few))["activations"],
-            without["activations"],
-            "a step keeps more than four rows take"
-        );
+        assert_eq!(foreseen(Some(&few))["activations"], without["activations"], "a step keeps more than two rows take");
         let looked = foreseen(Some(&many));
         assert!(looked["activations"] > 2 * without["activations"], "{looked:?} {without:?}");
         assert_eq!((looked["optimiser"], looked.get("gradients")), (without["optimiser"], None));
@@ -956,13 +961,12 @@ mod tests {
     fn rows_that_are_not_there_count_as_long_as_the_context_and_are_named() {
         let policy = Prospect::There(fixture("llama"));
         let compute = Compute::default();
-        let context = 128;
         let inputs = Prospects::standalone(".".into()).with_input("policy", "base", policy);
         let inputs = inputs.with_input("rows", "cold", Prospect::Unknown);
         let work = Work { inputs: &inputs, compute: &compute };
         let foreseen = work.training(learner(2), Learned::Rows(rows())).unwrap();
         assert_eq!(foreseen.after, ["cold"]);
-        let exactly = work.training(learner(2), Learned::Blocks(context)).unwrap();
+        let exactly = work.training(learner(2), Learned::Blocks(None)).unwrap();
         assert_eq!((foreseen.parts, exactly.after.len()), (exactly.parts, 0));
     }
 
@@ -970,7 +974,8 @@ mod tests {
     fn a_model_that_nobody_has_outlined_leaves_everything_open() {
         let inputs = Prospects::standalone(".".into()).with_input("policy", "base", Prospect::Unknown);
         let compute = Compute::default();
-        let foreseen = Work { inputs: &inputs, compute: &compute }.training(learner(2), Learned::Blocks(8)).unwrap();
+        let foreseen =
+            Work { inputs: &inputs, compute: &compute }.training(learner(2), Learned::Blocks(Some(8))).unwrap();
         assert_eq!((foreseen.parts, foreseen.after), (Vec::new(), vec!["base".to_owned()]));
     }
 

@@ -47,7 +47,7 @@ use crate::{
         batch::{Batch, micro_batches},
         fit::{self, epoch_batch},
         optimiser::{Optimiser, Trainer},
-        schedule::{Decay, Schedule},
+        schedule::{Decay, Schedule, Warmup},
         state::Saver,
     },
 };
@@ -106,9 +106,9 @@ pub struct Grpo {
     /// How tokens are weighed against each other.
     #[serde(default)]
     pub objective: Objective,
-    /// Steps of linear warm-up.
+    /// Steps of linear warm-up; below one, a share of all steps.
     #[serde(default)]
-    pub warmup: u64,
+    pub warmup: Warmup,
     /// How the learning rate falls after that.
     #[serde(default = "constant")]
     pub decay: Decay,
@@ -432,7 +432,7 @@ impl Training<'_> {
         ensure!(loss.is_finite(), "the loss of step {} is {loss}", self.trainer.steps + 1);
         let learning_rate = Schedule {
             peak: self.settings.learning_rate,
-            warmup: self.stage.warmup,
+            warmup: self.stage.warmup.of(self.settings.steps),
             steps: self.settings.steps,
             decay: self.stage.decay,
             floor: self.stage.floor,

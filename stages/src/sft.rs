@@ -19,11 +19,11 @@ use crate::{
         encode::{self, Example, LossOn},
     },
     train::{
-        best::Keep,
+        best::{Keep, Patience},
         fit::{self, Lesson, Validation},
         optimiser::Optimiser,
-        packing::{self, Packing},
-        schedule::{Decay, Schedule},
+        packing::Packing,
+        schedule::{Decay, Schedule, Warmup},
     },
 };
 
@@ -43,8 +43,8 @@ pub struct Sft {
     /// The learning rate after warming up.
     #[schemars(range(min = 0.0))]
     pub learning_rate: f32,
-    /// Steps of linear warm-up.
-    pub warmup: u64,
+    /// Steps of linear warm-up; below one, a share of all steps.
+    pub warmup: Warmup,
     /// How the learning rate falls after that.
     pub decay: Decay,
     /// What is left of the learning rate at the end, as a share.
@@ -66,6 +66,10 @@ pub struct Sft {
     /// Training stops after so many looks in a row without a lower validation loss; absent: never.
     #[schemars(range(min = 1))]
     pub patience: Option<u64>,
+    /// By how much a look must be lower than the best before it to renew `patience`.
+    #[serde(skip_serializing_if = "fit::is_any")]
+    #[schemars(range(min = 0.0))]
+    pub min_delta: f64,
     /// Which weights are the result.
     pub keep: Keep,
     /// Learns a low-rank adapter and leaves the policy's weights as they are; without it all weights learn.
@@ -100,7 +104,7 @@ impl Default for Sft {
             epochs: 2.0,
             batch: 64,
             learning_rate: 1e-4,
-            warmup: 0,
+            warmup: Warmup::Steps(0),
             decay: Decay::Cosine,
             floor: 0.1,
             loss: LossOn::default(),
@@ -110,6 +114,7 @@ impl Default for Sft {
             optimiser: Optimiser { beta2: 0.99, ..Optimiser::default() },
             validate_every: 0,
             patience: None,
+            min_delta: 0.0,
             keep: Keep::default(),
             lora: None,
             template: Chat::default(),
@@ -135,8 +140,10 @@ impl Stage for Sft {
     }
 
     fn check(&self) -> Vec<Problem> {
-        let of_lora = fit::adapter_problems(self.lora.as_ref());
-        of_lora.chain(fit::patience_problem(self.patience, self.validate_every)).chain(self.template.check()).collect()
+        fit::adapter_problems(self.lora.as_ref())
+            .chain(fit::patience_problem(self.patience, self.min_delta, self.validate_every))
+            .chain(self.template.check())
+            .collect()
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
@@ -192,9 +199,14 @@ impl Sft {
         let (Fitting { examples, counted }, held_out) =
             (examples(rows, "rows")?, examples(held_out, "validation")?.examples);
         ensure!(!examples.is_empty(), "there are no rows to learn from");
-        let validation = Validation::new(&held_out, self.validate_every, self.patience, self.keep)?;
+        let patience = self.patience.map(|looks| Patience { looks, min_delta: self.min_delta });
+        let validation = Validation::new(&held_out, self.validate_every, patience, self.keep)?;
         let mut about: Vec<(&str, f64)> = counted.into_iter().collect();
-        let places = self.places(&examples, &checkpoint.config, &mut about);
+        // A block may hold more than the context: each row in it begins at position zero.
+        let block = self.max_tokens.unwrap_or(checkpoint.config.context() + 1);
+        let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
+        let (places, of_blocks) = self.packing.blocks(&lengths, block);
+        about.extend(of_blocks);
         let seed = ctx.seed("order");
         let batch = |step: u64| -> Vec<Cow<Example>> {
             let picked = fit::epoch_batch(seed, places.len(), self.batch, step);
@@ -204,7 +216,7 @@ impl Sft {
         let lesson = Lesson {
             schedule: Schedule {
                 peak: self.learning_rate,
-                warmup: self.warmup,
+                warmup: self.warmup.of(steps),
                 steps,
                 decay: self.decay,
                 floor: self.floor,
@@ -220,22 +232,6 @@ impl Sft {
     /// The most tokens of a row. The last is only predicted, never read, so the context holds one more.
     fn longest(&self, config: &Config) -> usize {
         self.max_tokens.unwrap_or(usize::MAX).min(config.context() + 1)
-    }
-
-    /// Which examples go together: `batch` of these make a step.
-    fn places(&self, examples: &[Example], config: &Config, about: &mut Vec<(&'static str, f64)>) -> Vec<Vec<usize>> {
-        match self.packing {
-            Packing::None => (0..examples.len()).map(|i| vec![i]).collect(),
-            Packing::BestFit => {
-                // A block may hold more than the context: each row in it begins at position zero.
-                let block = self.max_tokens.unwrap_or(config.context() + 1);
-                let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
-                let blocks = packing::best_fit(&lengths, block);
-                let fill = lengths.iter().sum::<usize>() as f64 / (blocks.len() * block) as f64;
-                about.extend([("blocks", blocks.len() as f64), ("block_fill", fill)]);
-                blocks
-            }
-        }
     }
 
     /// The examples as they fit.
@@ -397,11 +393,24 @@ mod tests {
     }
 
     #[test]
+    fn small_gains_exhaust_patience_where_min_delta_says_so() {
+        let with = json!({ "epochs": 30, "batch": 8, "learning_rate": 1e-4, "decay": "constant", "validate_every": 1,
+                           "patience": 2, "min_delta": 1.0 });
+        let told = tuned(with).unwrap();
+        // No look gains a whole nat: the one before the first step, and two more.
+        assert_eq!((told.len() - 1, &told.last().unwrap()["stopped_early"]), (2, &json!(1.0)));
+    }
+
+    #[test]
     fn what_a_validation_loss_decides_needs_one() {
         let complaint = |with| tuned(with).unwrap_err().to_string();
         assert_eq!(
             complaint(json!({ "keep": "best" })),
             "`keep: best` is decided by the validation loss: give the node rows in `validation`"
+        );
+        assert_eq!(
+            complaint(json!({ "min_delta": 0.1 })),
+            "min_delta: `min_delta` says which looks exhaust `patience`, and there is none"
         );
         assert_eq!(
             complaint(json!({ "patience": 3 })),

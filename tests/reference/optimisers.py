@@ -1,5 +1,5 @@
-"""Writes tests/fixtures/training/optimisers.json: what PyTorch's AdamW and Muon make of the same weights and gradients, and
-the learning rates of transformers' schedules.
+"""Writes tests/fixtures/training/optimisers.json: what PyTorch's AdamW and Muon make of the same weights and gradients, the
+learning rates of transformers' schedules, how long its warm-ups are, and where it stops early.
 
     python tests/reference/optimisers.py
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.optim._muon as torch_muon
-from transformers import get_scheduler
+from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 STEPS = 6
@@ -113,12 +113,52 @@ def schedules():
     return cases
 
 
+def warmups():
+    """Steps that `warmup_steps` takes, a share where it is below one."""
+    cases = []
+    for warmup, steps in [(0, 10), (5, 10), (0.1, 100), (0.1, 101), (0.05, 7), (0.5, 1), (0.03, 1000)]:
+        taken = TrainingArguments(output_dir="unused", warmup_steps=warmup).get_warmup_steps(steps)
+        cases.append({"warmup": warmup, "steps": steps, "taken": taken})
+    return cases
+
+
+def stops():
+    """The look after which training stops, counted from one; null: none."""
+    losses = {
+        "creeping": [3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4, 2.3],
+        "one gain": [3.0, 2.95, 2.5, 2.45, 2.42, 2.41, 2.40],
+        "up and down": [3.0, 3.2, 2.0, 2.5, 1.9, 2.1, 1.4, 1.6, 1.5, 1.7],
+        "equal": [2.0, 2.0, 2.0, 2.0, 2.0],
+    }
+    cases = []
+    for about, told in losses.items():
+        for patience, threshold in [(1, 0.0), (2, 0.0), (2, 0.25), (3, 0.06)]:
+            callback = EarlyStoppingCallback(patience, threshold)
+            arguments = TrainingArguments(
+                output_dir="unused", metric_for_best_model="eval_loss", greater_is_better=False, eval_strategy="steps", eval_steps=1
+            )
+            state, control, stopped = TrainerState(), TrainerControl(), None
+            for look, loss in enumerate(told, 1):
+                callback.on_evaluate(arguments, state, control, {"eval_loss": loss})
+                # As the trainer does behind its callbacks.
+                if state.best_metric is None or loss < state.best_metric:
+                    state.best_metric = loss
+                if control.should_training_stop:
+                    stopped = look
+                    break
+            cases.append({"about": about, "losses": told, "patience": patience, "threshold": threshold, "stopped": stopped})
+    return cases
+
+
 def main():
     path = FIXTURES / "training" / "optimisers.json"
     path.parent.mkdir(exist_ok=True)
     result = {"made_by": "tests/reference/optimisers.py", "adamw": adamw(), "muon": muon(), "schedules": schedules()}
+    result |= {"warmups": warmups(), "stops": stops()}
     text = json.dumps(result, separators=(",", ":"))
-    path.write_text(text.replace('{"shape"', '\n{"shape"').replace('{"decay"', '\n{"decay"') + "\n", encoding="utf-8")
+    for first in ["shape", "decay", "warmup", "about"]:
+        text = text.replace(f'{{"{first}"', f'\n{{"{first}"')
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
-use crate::bench::{Bench, devices, prompts, toy_checkpoint};
+use crate::{
+    bench::{Bench, devices, prompts, toy_checkpoint},
+    nn::recompute::Activations,
+};
 
 const FAIR: &str = "fn reward(sample) { if sample.completion.len() % 2 == 0 { 1.0 } else { 0.0 } }";
 
@@ -40,7 +43,7 @@ impl Toy {
 
     fn run_under(&self, compute: &Compute, changes: Value) -> Result<PathBuf> {
         let inputs: [(&str, &Path); 2] = [("policy", &self.policy), ("prompts", &self.prompts)];
-        self.bench.run_under::<Grpo>(compute, Self::with(changes), &inputs)
+        self.bench.run_by::<Grpo>(compute, Self::with(changes), &inputs)
     }
 
     fn complaint(&self, changes: Value) -> String {
@@ -202,4 +205,26 @@ fn an_adapter_learns_against_what_it_began_beside() {
     refreshed.run(with(2)).unwrap();
     let [first, second, third, fourth] = kl(&refreshed)[..] else { panic!("four steps") };
     assert!(first == 0.0 && second > 0.0 && third == 0.0 && fourth > 0.0, "{first} {second} {third} {fourth}");
+}
+
+/// In several passes a step, against a reference, with all weights and with an adapter.
+#[test]
+fn activations_computed_anew_give_the_same_bytes() {
+    let changes = [
+        ("model.safetensors", json!({ "kl_coef": 0.01, "steps": 3 })),
+        ("adapter_model.safetensors", json!({ "kl_coef": 0.01, "steps": 3, "lora": { "rank": 2 } })),
+    ];
+    for (file, changes) in changes {
+        let bytes = |activations| {
+            let toy = Toy::new(FAIR);
+            let compute = Compute { activations, micro_batch_tokens: 40, ..Compute::default() };
+            let inputs = [("policy", toy.policy.as_path()), ("prompts", &toy.prompts)];
+            let output = toy.bench.run_by::<Grpo>(&compute, Toy::with(changes.clone()), &inputs).unwrap();
+            std::fs::read(output.join(file)).unwrap()
+        };
+        let kept = bytes(Activations::Keep);
+        assert!(kept == bytes(Activations::Recompute), "{file} differs");
+        let before = Toy::new(FAIR);
+        assert!(std::fs::read(before.policy.join(file)).ok() != Some(kept), "{file} has not moved");
+    }
 }

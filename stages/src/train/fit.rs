@@ -14,7 +14,7 @@ use crate::{
     text::encode::Example,
     train::{
         batch::{Batch, micro_batches},
-        best::{Keep, Look, Standing},
+        best::{Keep, Look, Patience, Standing},
         optimiser::{Optimiser, Trainer},
         schedule::Schedule,
         state::Saver,
@@ -38,8 +38,7 @@ pub struct Validation<'a> {
     pub examples: &'a [Example],
     /// Steps between two looks at them; 0 looks only before the first step and after the last.
     pub every: u64,
-    /// Training stops after so many looks in a row without a lower loss.
-    pub patience: Option<u64>,
+    pub patience: Option<Patience>,
     pub keep: Keep,
 }
 
@@ -48,7 +47,7 @@ impl<'a> Validation<'a> {
     ///
     /// # Errors
     /// When there are none and something is to be decided by them.
-    pub fn new(examples: &'a [Example], every: u64, patience: Option<u64>, keep: Keep) -> Result<Option<Self>> {
+    pub fn new(examples: &'a [Example], every: u64, patience: Option<Patience>, keep: Keep) -> Result<Option<Self>> {
         if examples.is_empty() {
             let wants = "is decided by the validation loss: give the node rows in `validation`";
             ensure!(patience.is_none(), "`patience` {wants}");
@@ -66,21 +65,40 @@ impl<'a> Validation<'a> {
     fn look(&self, trainer: &Trainer, standing: &mut Standing, saver: &Saver, compute: &Compute) -> Result<f64> {
         let loss = mean_loss(&trainer.decoder, self.examples, compute.micro_batch_tokens)?;
         ensure!(loss.is_finite(), "the validation loss after step {} is {loss}", trainer.steps);
-        if standing.take(Look { step: trainer.steps, loss }) && self.keep == Keep::Best {
+        if standing.take(Look { step: trainer.steps, loss }, self.patience) && self.keep == Keep::Best {
             saver.keep_best(trainer)?;
         }
         Ok(loss)
     }
 }
 
-/// Patience that no look between steps could ever exhaust.
+/// Patience that no look between steps could ever exhaust, and a measure of what there is no patience for.
 #[must_use]
-pub fn patience_problem(patience: Option<u64>, every: u64) -> Option<Problem> {
-    (patience.is_some() && every == 0).then(|| Problem {
-        parameter: "patience".into(),
-        message: "`patience` counts looks at `validation`, and there are none between steps".into(),
-        hint: Some("say how often to look with `validate_every`".into()),
-    })
+pub fn patience_problem(patience: Option<u64>, min_delta: f64, every: u64) -> Option<Problem> {
+    let problem = |parameter: &str, message: &str, hint: &str| Problem {
+        parameter: parameter.into(),
+        message: message.into(),
+        hint: Some(hint.into()),
+    };
+    match patience {
+        Some(_) if every == 0 => Some(problem(
+            "patience",
+            "`patience` counts looks at `validation`, and there are none between steps",
+            "say how often to look with `validate_every`",
+        )),
+        None if min_delta > 0.0 => Some(problem(
+            "min_delta",
+            "`min_delta` says which looks exhaust `patience`, and there is none",
+            "say after how many such looks to stop with `patience`",
+        )),
+        _ => None,
+    }
+}
+
+/// By how much a loss must fall where nothing is said: skipped in facts, which are older than the word.
+#[must_use]
+pub fn is_any(min_delta: &f64) -> bool {
+    *min_delta == 0.0
 }
 
 /// What is wrong with an adapter that is to be trained.

@@ -14,10 +14,34 @@ pub enum Packing {
     /// As many as `batch` says, however long they are.
     #[default]
     None,
-    /// Blocks of at most `max_tokens`, filled by best-fit decreasing: the longest row first, each into the fullest block
-    /// that still holds it. Blocks are the same in every epoch, their order is not. Recorded as `blocks` and
-    /// `block_fill`.
+    /// Blocks of a fixed size (`max_tokens` in `sft`, `block` in `pretrain`) at most, filled by best-fit decreasing: the
+    /// longest row first, each into the fullest block that still holds it. Blocks are the same in every epoch, their
+    /// order is not. Recorded as `blocks` and `block_fill`.
     BestFit,
+}
+
+impl Packing {
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+
+    /// Which sequences of these lengths go together: `batch` of such blocks make a step. And what is recorded of it.
+    ///
+    /// # Panics
+    /// As [`best_fit`].
+    #[must_use]
+    pub fn blocks(self, lengths: &[usize], block: usize) -> (Vec<Vec<usize>>, Vec<(&'static str, f64)>) {
+        match self {
+            Self::None => ((0..lengths.len()).map(|i| vec![i]).collect(), Vec::new()),
+            Self::BestFit => {
+                let blocks = best_fit(lengths, block);
+                let fill = lengths.iter().sum::<usize>() as f64 / (blocks.len() * block) as f64;
+                let about = vec![("blocks", blocks.len() as f64), ("block_fill", fill)];
+                (blocks, about)
+            }
+        }
+    }
 }
 
 /// Best-fit decreasing, the blocks that TRL's `packing_strategy="bfd"` makes: the longest first, each into the block

@@ -29,7 +29,7 @@ fn tuned(compute: &Compute, reference: &Value, with: Value) -> (BTreeMap<String,
     all["optimiser"].as_object_mut().unwrap().remove("learning_rate");
     all.as_object_mut().unwrap().extend(with.as_object().unwrap().clone());
     let inputs: [(&str, &Path); 2] = [("policy", &fixture("llama")), ("rows", &rows)];
-    let output = bench.run_under::<Sft>(compute, all, &inputs).unwrap();
+    let output = bench.run_by::<Sft>(compute, all, &inputs).unwrap();
     let text = std::fs::read_to_string(bench.path("records/metrics.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let mut metrics: BTreeMap<String, Vec<f64>> = BTreeMap::new();
