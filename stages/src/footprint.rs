@@ -931,8 +931,8 @@ mod tests {
         assert_eq!(parts["KV cache"], 48 * 16 * 4 + 48 * 16 * 2);
         // Both prompts in one pass, with a token of each completion: 2 * 4 and three times 8 of each.
         assert_eq!(parts["activations"], (80 + 16) * (8 + 24));
-        // Alone, each has four: 64.
-        assert_eq!(foreseen(40, 1, 16, 9)["KV cache"], 64 * 16 * 4 + 64 * 16 * 2);
+        // Alone, each has four, 64 in all; half of 48 are added then.
+        assert_eq!(foreseen(40, 1, 16, 9)["KV cache"], 72 * 16 * 4 + 72 * 16 * 2);
     }
 
     #[test]
