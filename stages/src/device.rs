@@ -70,6 +70,12 @@ impl Compute {
         Ok(Place { device, precision })
     }
 
+    /// On the CPU in f32, where operations are fused and what they hold is known.
+    #[must_use]
+    pub fn is_fused(&self) -> bool {
+        self.device.backend == Backend::Cpu && self.precision != Some(Precision::Bf16)
+    }
+
     #[must_use]
     pub fn save_every(&self) -> Duration {
         Duration::from_secs_f64(self.save_every_s)

@@ -1,4 +1,4 @@
-//! What work with a model holds in memory at its peak, counted from its sizes as the kernels hold it on the CPU.
+//! What work with a model holds in memory at its peak, counted from its sizes as the kernels hold it on the CPU in f32.
 //! Knows nothing of how the work is done; where lengths of rows decide, it reads some of them.
 
 use std::{
@@ -564,6 +564,9 @@ impl Work<'_> {
         policy: &str,
         count: impl Fn(&Model, Option<&Tokenizer>, &mut Vec<String>) -> Parts,
     ) -> Option<Footprint> {
+        if !self.compute.is_fused() {
+            return None;
+        }
         let (mut most, mut after) = (Parts::new(), Vec::new());
         for (node, prospect) in self.inputs.of(policy) {
             let Some(config) = config(prospect) else {
