@@ -348,17 +348,17 @@ fn a_server_that_is_asked_to_stop_finishes_what_it_has_begun() {
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let served = Served::start(&with_model("llama"), "m --slots 1");
         // Ended by its length, for sure, and long enough to be caught at it.
-        let asked = json!({ "model": "m", "prompt": "12+7=", "max_tokens": 120, "n": 30, "logit_bias": { "1": -100 } });
+        let asked = json!({ "model": "m", "prompt": "12+7=", "max_tokens": 120, "n": 12, "logit_bias": { "1": -100 } });
         let mut running = served.begin("POST", TEXT, &is_json(), &asked.to_string());
         served.wait_for("answers_growing", |growing| growing == 1);
         served.signal(signal);
         let mut text = String::new();
         running.read_to_string(&mut text).unwrap();
-        assert!(text.contains("\"completion_tokens\":3600"), "{text}");
+        assert!(text.contains("\"completion_tokens\":1440"), "{text}");
         assert!(TcpStream::connect(served.address()).is_err());
         let (ended, stderr) = served.end();
         assert_eq!(ended, Some(code), "{stderr}");
-        assert!(stderr.contains("POST /v1/completions 200: 5 + 3600 tokens, "), "{stderr}");
+        assert!(stderr.contains("POST /v1/completions 200: 5 + 1440 tokens, "), "{stderr}");
     }
 }
 
