@@ -577,8 +577,7 @@ fn with_adapter(policy: &Decoder, adapter: &Adapter) -> Result<Decoder> {
 
 /// Other weights where this policy is, to score with.
 fn beside(policy: &Decoder, weights: Weights) -> Result<Decoder> {
-    let other = Decoder::taking(&policy.config, weights, &policy.device())?;
-    Ok(other.computing_in(policy.precision()).settled())
+    Decoder::settling(&policy.config, weights, &policy.device(), policy.precision())
 }
 
 #[cfg(test)]

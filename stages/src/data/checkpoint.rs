@@ -59,7 +59,19 @@ impl Checkpoint {
     /// As [`Decoder::taking`] and [`Decoder::adapt`].
     pub fn to_device(&mut self, place: &Place) -> Result<Decoder> {
         let decoder = Decoder::taking(&self.config, std::mem::take(&mut self.weights), &place.device)?;
-        let mut decoder = decoder.computing_in(place.precision);
+        self.beside_adapter(decoder.computing_in(place.precision))
+    }
+
+    /// As [`Checkpoint::to_device`], for a policy that learns no more ([`Decoder::settled`]).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::to_device`].
+    pub fn settle_on(&mut self, Place { device, precision }: &Place) -> Result<Decoder> {
+        let decoder = Decoder::settling(&self.config, std::mem::take(&mut self.weights), device, *precision)?;
+        Ok(self.beside_adapter(decoder)?.settled())
+    }
+
+    fn beside_adapter(&self, mut decoder: Decoder) -> Result<Decoder> {
         if let Some(adapter) = &self.adapter {
             decoder.adapt(adapter)?;
         }

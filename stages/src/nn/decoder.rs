@@ -184,6 +184,19 @@ impl Decoder {
     /// # Errors
     /// When a weight is missing; reading a checkpoint has checked names and shapes already.
     pub fn taking(config: &Config, weights: Weights, device: &Device) -> Result<Self> {
+        Self::holding(config, weights, device, Precision::F32)
+    }
+
+    /// As [`Decoder::taking`], for a policy that learns no more: what [`Decoder::settled`] would make of it, each weight
+    /// rounded as it arrives.
+    ///
+    /// # Errors
+    /// As [`Decoder::taking`].
+    pub fn settling(config: &Config, weights: Weights, device: &Device, precision: Precision) -> Result<Self> {
+        Ok(Self::holding(config, weights, device, precision)?.computing_in(precision))
+    }
+
+    fn holding(config: &Config, weights: Weights, device: &Device, held: Precision) -> Result<Self> {
         let weights = RefCell::new(weights);
         let take = |name: String| -> Result<Tensor<2>> {
             let weight = weights.borrow_mut().remove(&name);
@@ -193,7 +206,8 @@ impl Decoder {
                 [out, width] => [out, width],
                 _ => anyhow::bail!("weight `{name}` has {} dimensions", shape.len()),
             };
-            Ok(Tensor::from_data(TensorData::new(values, shape), device))
+            let weight: Tensor<2> = Tensor::from_data(TensorData::new(values, shape), device);
+            Ok(weight.cast(held.dtype()))
         };
         let projection = |name: String, biased: bool| -> Result<Projection> {
             let bias = if biased { Some(take(format!("{name}.bias"))?) } else { None };

@@ -44,7 +44,7 @@ impl Policy {
     /// As [`Checkpoint::open`]; when this binary has no such device.
     pub fn open(folder: &Path, compute: &Compute) -> Result<Self> {
         let mut checkpoint = Checkpoint::open(folder)?;
-        Ok(Self { decoder: checkpoint.to_device(&compute.place()?)?.settled(), tokenizer: checkpoint.tokenizer })
+        Ok(Self { decoder: checkpoint.settle_on(&compute.place()?)?, tokenizer: checkpoint.tokenizer })
     }
 
     /// The policy that writes conversations so.

@@ -54,10 +54,13 @@ fn bf16_is_as_near_to_f32_as_it_is_in_transformers() {
         for (family, theirs) in reference["families"].as_object().unwrap() {
             let (checkpoint, decoder) = open(family, &place);
             let settled = decoder.clone().settled();
+            let arrived = Checkpoint::open(&fixture(family)).unwrap().settle_on(&place).unwrap();
             let mut errors = Vec::new();
             for case in json_of(&fixture(family).join("reference.json"))["scored"].as_array().unwrap() {
                 let ours = last_logits(&settled, &ids(&case["ids"]));
-                assert_eq!(ours, last_logits(&decoder, &ids(&case["ids"])), "rounded as they are read, or before");
+                for other in [&decoder, &arrived] {
+                    assert_eq!(ours, last_logits(other, &ids(&case["ids"])), "rounded as they are read, or before");
+                }
                 let exact = numbers(&case["last_logits"]);
                 errors.extend(ours.iter().zip(exact).map(|(ours, exact)| f64::from(*ours) - exact));
             }
