@@ -1,5 +1,6 @@
 """Writes tests/fixtures/FAMILY/gradients.safetensors for every family with a reference.json: elements of the gradient of
-its supervised batch (`sft` in reference.json), by PyTorch in f32, evenly spaced in every tensor from its first to its last.
+its supervised batch (`sft` in reference.json), by PyTorch in f64 of the weights in f32, evenly spaced in every tensor from
+its first to its last.
 
     python tests/reference/gradients.py
 """
@@ -26,7 +27,7 @@ def sample(tensor):
 def main():
     for path in sorted(FIXTURES.glob("*/reference.json")):
         folder = path.parent
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
         losses = []
         for row in json.loads(path.read_text())["sft"]["rows"]:
             ids = torch.tensor(row["ids"])
@@ -37,7 +38,7 @@ def main():
         found = {}
         for name, gradient in gradients(model).items():
             turned = is_turned and gradient.dim() == 2 and ".embed_" not in name
-            found[name] = sample(gradient.T if turned else gradient)
+            found[name] = sample((gradient.T if turned else gradient).float())
         save_file(found, folder / "gradients.safetensors", {"made_by": "tests/reference/gradients.py"})
         print(folder.name, sum(map(len, found.values())), "elements")
 

@@ -126,7 +126,7 @@ fn the_loss_and_every_gradient_of_a_supervised_batch_are_those_of_transformers()
 }
 
 /// Of a weight's gradient the elements that `tests/reference/gradients.py` keeps, up to 256 and evenly spaced: ours and
-/// PyTorch's in f32.
+/// PyTorch's in f64.
 struct Gradient {
     name: String,
     ours: Vec<f32>,
@@ -168,8 +168,8 @@ fn gradients(
     (f64::from(loss.without_autodiff().into_scalar::<f32>()), all)
 }
 
-/// The error of an element is taken relative to it, or to a fiftieth of its tensor's largest where it is smaller: below
-/// that a sum in f32 holds the rounding of its terms, on both sides.
+/// The error of an element is taken relative to it, or to a hundredth of its tensor's largest where it is smaller: below
+/// that a sum in f32 holds the rounding of its terms.
 #[test]
 fn the_loss_and_every_element_of_every_gradient_are_those_of_pytorch_within_1e_4_kept_or_recomputed() {
     for family in families() {
@@ -180,13 +180,13 @@ fn the_loss_and_every_element_of_every_gradient_are_those_of_pytorch_within_1e_4
             assert!((loss - expected).abs() <= WITHIN * expected, "{family}: loss {loss} for {expected}");
             for Gradient { name, ours, theirs } in all {
                 if family == "gpt2" && name.ends_with("k_proj.bias") {
-                    // The softmax cancels what is the same for all keys: both sides hold rounding, and nothing else.
+                    // The softmax cancels what is the same for all keys: what is there is rounding, and nothing else.
                     assert!(ours.iter().chain(&theirs).all(|value| value.abs() < 1e-7), "{name}");
                     continue;
                 }
                 let most = theirs.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
                 for (ours, theirs) in ours.iter().zip(&theirs) {
-                    let error = f64::from((ours - theirs).abs() / theirs.abs().max(0.02 * most));
+                    let error = f64::from((ours - theirs).abs() / theirs.abs().max(0.01 * most));
                     assert!(error <= WITHIN, "{family}: {name}: {ours} for {theirs}, {error:e}");
                 }
             }

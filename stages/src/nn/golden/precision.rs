@@ -39,7 +39,7 @@ fn host(tensor: Tensor<2>) -> Vec<f32> {
     tensor.into_data().try_to_vec().unwrap()
 }
 
-/// The gradient of a family's supervised batch less PyTorch's in f32, relative to it.
+/// The gradient of a family's supervised batch less PyTorch's in f64, relative to it.
 fn gradient_error(family: &str, checkpoint: &Checkpoint, decoder: &Decoder, activations: Activations) -> f64 {
     let (_, all) = gradients(family, checkpoint, decoder, activations);
     let pairs = || all.iter().flat_map(|gradient| gradient.ours.iter().zip(&gradient.theirs));
