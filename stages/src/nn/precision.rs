@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
+    /// 24 bits of precision.
     #[default]
     F32,
+    /// 8 bits of precision in half the memory, with the range of f32.
     Bf16,
 }
 
