@@ -201,7 +201,7 @@ impl Talk<'_> {
         self.turns += 1;
         let question = Question { prompt, samples: 1, sampling, stop: Vec::new(), seed, logprobs: None };
         let failed = |error: anyhow::Error| Problem::new(format!("{error:#}"), "");
-        let _answering = self.interrupt.arm();
+        let answering = self.interrupt.arm();
         let id = self.desk.ask(question).map_err(failed)?;
         let mut answer = String::new();
         let finish = loop {
@@ -219,6 +219,8 @@ impl Talk<'_> {
                 break Some(end.finish);
             }
         };
+        // Before its end is told: who reads of it and presses Ctrl-C means the program.
+        drop(answering);
         if !answer.ends_with('\n') {
             screen::part("\n");
         }

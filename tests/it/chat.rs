@@ -121,6 +121,9 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
         assert_eq!(line, "[stopped]\n");
+        // All of this answer is written by now, and none of the next.
+        let left = rustix::io::ioctl_fionread(&stdout).unwrap();
+        stdout.read_exact(&mut vec![0; usize::try_from(left).unwrap()]).unwrap();
     }
     interrupt();
     assert_eq!(child.wait().unwrap().code(), Some(130), "with no answer under way it leaves");
