@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nn::{precision::Precision, recompute::Activations};
 
-/// The `run:` block of a stage that computes with a model: where and in what portions, never what.
+/// The `run:` block of a stage that computes with a model: where, in what portions and in which numbers, never what.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Compute {
@@ -18,7 +18,7 @@ pub struct Compute {
     pub device: Name,
     /// The numbers of weights and activations: `f32`, or `bf16` beside which what learns is kept in f32. Absent: `bf16`
     /// on `cuda` where the GPU computes with it, `f32` elsewhere. Unlike everything else here, it moves results by more
-    /// than rounding of the last digit.
+    /// than rounding of the last digit; as everything here, it makes no result anew that is there already.
     pub precision: Option<Precision>,
     /// Tokens of one forward and backward pass; a step accumulates gradients over as many passes as it needs. Neither
     /// loss nor update depends on it beyond rounding.
