@@ -36,13 +36,14 @@ mod watch;
 
 use std::{net::SocketAddr, process::ExitCode};
 
+use ::stages::script::Counted;
 use clap::Parser as _;
 
 use crate::args::{Command, Verb};
 
-/// Rows and scripts are many small allocations from many threads.
+/// Rows and scripts are many small allocations from many threads; what a script holds is counted.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Counted<mimalloc::MiMalloc> = Counted(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
     pages::small();

@@ -23,16 +23,25 @@ pub(crate) const LOG: &str = "log.txt";
 
 /// A request to stop, shared by whoever asks and whoever must heed it.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    is_asked: Arc<AtomicBool>,
+    /// When it counts as cancelled, asked or not.
+    deadline: Option<Instant>,
+}
 
 impl Cancel {
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.is_asked.store(true, Ordering::SeqCst);
     }
 
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.is_asked.load(Ordering::SeqCst) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The same request, which is also made when the time has come.
+    pub(crate) fn by(&self, deadline: Option<Instant>) -> Self {
+        Self { is_asked: Arc::clone(&self.is_asked), deadline }
     }
 }
 
@@ -77,9 +86,8 @@ pub struct Context {
     pub(crate) seed: u64,
     /// Names of the environment variables that the work may see.
     pub(crate) env: Vec<String>,
+    /// With the node's deadline, where it has one.
     pub(crate) cancel: Cancel,
-    /// When it counts as cancelled, asked or not.
-    pub(crate) deadline: Option<Instant>,
     pub(crate) watch: Box<dyn Fn(Progress) + Send + Sync>,
     pub(crate) files: Mutex<BTreeMap<&'static str, File>>,
     /// The step that the stage is at.
@@ -108,7 +116,6 @@ impl Context {
             seed,
             env: Vec::new(),
             cancel: Cancel::default(),
-            deadline: None,
             watch: Box::new(|_| ()),
             files: Mutex::default(),
             step: Mutex::default(),
@@ -191,7 +198,13 @@ impl Context {
     /// Has the user asked to stop, or is the node's time up? A long stage then saves into scratch and returns [`Cancelled`].
     #[must_use]
     pub fn cancelled(&self) -> bool {
-        self.cancel.is_cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.cancel.is_cancelled()
+    }
+
+    /// The same as a value, for threads that outlive the call which is given the context.
+    #[must_use]
+    pub fn cancel(&self) -> Cancel {
+        self.cancel.clone()
     }
 
     /// Tells whoever watches how far the stage is.

@@ -87,7 +87,7 @@ impl Stage for Evaluate {
     }
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
-        let script = Script::open_with(&ctx.source(&self.score), ctx.root(), &self.params)?;
+        let script = Script::open_in(ctx, &self.score, &self.params)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");
         let policies = ctx.inputs("policies");

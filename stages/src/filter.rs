@@ -33,7 +33,7 @@ impl Stage for Filter {
     type Settings = NoSettings;
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
-        let script = Script::open_with(&ctx.source(&self.script), ctx.root(), &self.params)?;
+        let script = Script::open_in(ctx, &self.script, &self.params)?;
         let rows = rows::read(&ctx.input("rows")?.path)?;
         let total = rows.len();
         let mut verdicts = Vec::with_capacity(total);

@@ -38,7 +38,7 @@ impl Stage for Generate {
     type Settings = NoSettings;
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
-        let script = Script::open_with(&ctx.source(&self.script), ctx.root(), &self.params)?;
+        let script = Script::open_in(ctx, &self.script, &self.params)?;
         let mut seen = HashSet::new();
         let mut drawn = Vec::with_capacity(self.rows);
         let (mut next, mut repeated) = (0, 0_usize);

@@ -245,7 +245,7 @@ impl Stage for Grpo {
         let settings = self.in_force();
         let mut training = Training {
             stage: self,
-            script: Script::open_with(&ctx.source(&self.reward), ctx.root(), &self.params)?,
+            script: Script::open_in(ctx, &self.reward, &self.params)?,
             encoded: encode::prompts(&checkpoint.tokenizer, &prompts)?,
             texts: prompts.iter().map(prompt_text).collect(),
             prompts,

@@ -42,3 +42,8 @@ pub mod tokenizer;
 pub mod train;
 
 pub use registry::registry;
+
+/// As the program has it, so that tests of scripts meet the same limits.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: script::Counted<std::alloc::System> = script::Counted(std::alloc::System);

@@ -31,7 +31,7 @@ impl Stage for Map {
     type Settings = NoSettings;
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
-        let script = Script::open_with(&ctx.source(&self.script), ctx.root(), &self.params)?;
+        let script = Script::open_in(ctx, &self.script, &self.params)?;
         let rows = rows::read(&ctx.input("rows")?.path)?;
         let mut made = Vec::with_capacity(rows.len());
         for (number, chunk) in rows.chunks(4096).enumerate() {

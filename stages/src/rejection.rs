@@ -59,7 +59,7 @@ impl Rejection {
     /// # Errors
     /// As sampling and the plugin; when not one completion is kept.
     pub fn rows(&self, policy: &Policy, prompts: &[Row], compute: &Compute, ctx: &Context) -> Result<Vec<Row>> {
-        let script = Script::open_with(&ctx.source(&self.keep), ctx.root(), &self.params)?;
+        let script = Script::open_in(ctx, &self.keep, &self.params)?;
         let speaker = policy.speaker(&self.sampling, &self.stop, compute);
         let groups = complete_rows(speaker, prompts, self.samples, ctx.seed("sampling"), "sampling", ctx)?;
         let texts: Vec<String> = prompts.iter().map(prompt_text).collect();

@@ -4,6 +4,7 @@ mod chat;
 mod client;
 mod families;
 mod file;
+mod hostile_scripts;
 mod hub;
 mod interrupt;
 mod lora;

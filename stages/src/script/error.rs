@@ -1,11 +1,15 @@
 //! What went wrong in a plugin: where, in which line, and with which sample.
 //! Knows nothing of who called the plugin, or why.
 
-use std::{collections::BTreeMap, fmt, ops::Deref};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    ops::Deref,
+};
 
 use rhai::{Engine, EvalAltResult, ParseErrorType, Position};
 
-use super::{Sample, sandbox::Limits};
+use super::{Sample, host::Bounded, sandbox::Limits};
 
 /// A mistake in a plugin, shown the way rustc shows one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +176,6 @@ fn describe(error: &EvalAltResult, engine: &Engine, limits: &Limits) -> (String,
             format!("no field `{name}`"),
             Some(format!("a field that may be missing is read with `.get(\"{name}\") ?? default`")),
         ),
-        Rhai::ErrorTooManyOperations(_) => (format!("stopped after {} operations", limits.operations), None),
         Rhai::ErrorTerminated(why, _) => (why.to_string(), None),
         Rhai::ErrorStackOverflow(_) => (format!("calls are nested more than {} deep", limits.call_levels), None),
         Rhai::ErrorDataTooLarge(what, _) => {
@@ -183,7 +186,7 @@ fn describe(error: &EvalAltResult, engine: &Engine, limits: &Limits) -> (String,
             };
             (most, None)
         }
-        Rhai::ErrorRuntime(thrown, _) => (thrown.to_string(), None),
+        Rhai::ErrorRuntime(thrown, _) => (thrown_text(thrown), None),
         other => {
             let mut text = other.to_string();
             if let Some(cut) = text.rfind(" (line ") {
@@ -192,6 +195,15 @@ fn describe(error: &EvalAltResult, engine: &Engine, limits: &Limits) -> (String,
             (lower(&text), None)
         }
     }
+}
+
+/// What a plugin threw; a value that prints at length is cut, and not printed whole before.
+fn thrown_text(thrown: &rhai::Dynamic) -> String {
+    let mut text = Bounded::new(10_000);
+    if write!(text, "{thrown}").is_err() {
+        text.text.push('…');
+    }
+    text.text
 }
 
 fn unknown_function(signature: &str, engine: &Engine) -> (String, Option<String>) {
@@ -210,7 +222,7 @@ fn unknown_function(signature: &str, engine: &Engine) -> (String, Option<String>
 }
 
 /// Text on one line, at most about 240 characters of it: the beginning and the end.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     const HEAD: usize = 160;
     const TAIL: usize = 80;
     let one_line = text.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t");

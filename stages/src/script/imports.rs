@@ -7,11 +7,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use ::engine::Cancel;
 use rhai::{AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, Module, ModuleResolver, Position, Scope, Shared, Stmt};
 
 use super::{
     error::Error,
     sandbox::{self, Limits},
+    workers::{self, Stopped},
 };
 
 /// The files that a plugin imports, and those that these import, in order of their paths. Their bytes
@@ -20,16 +22,30 @@ use super::{
 /// # Errors
 /// An [`Error`] where a file is missing or is not valid Rhai, or an import is not a literal relative path.
 pub fn imports(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let engine = sandbox::engine(&Limits::default(), Dynamic::from_map(<_>::default()), Library::default());
-    let here = std::env::current_dir().unwrap_or_default();
+    let root = std::env::current_dir().unwrap_or_default();
+    let name = path.strip_prefix(&root).unwrap_or(path).display().to_string();
+    let (path, limits) = (path.to_path_buf(), Limits::default());
+    let found = workers::run(1, &limits.clone(), &Cancel::default(), move |_| imports_of(&path, &root, &limits));
+    match found {
+        Ok(mut one) => Ok(one.pop().expect("one piece of work has one result")),
+        Err(Stopped::Failed { error, .. }) => Err(error.into()),
+        Err(Stopped::GivenUp { why, .. }) => Err(Error::new(format!("reading it was {why}"), &name).into()),
+        Err(Stopped::Cancelled) => unreachable!("nobody can cancel it"),
+    }
+}
+
+fn imports_of(path: &Path, root: &Path, limits: &Limits) -> Result<Vec<PathBuf>, Error> {
+    let params = Dynamic::from_map(<_>::default());
+    let engine = sandbox::engine(limits, params, Library::default(), Cancel::default());
     let mut found = BTreeSet::new();
     let mut left = vec![path.to_path_buf()];
     while let Some(path) = left.pop() {
-        let file = File::read(&engine, &path, &path.strip_prefix(&here).unwrap_or(&path).display().to_string())?;
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+        let file = File::read(&engine, &path, &name, limits)?;
         for import in file.imports()? {
             let path = beside(&path, &import.literal);
             if !path.is_file() {
-                return Err(file.missing(&import).into());
+                return Err(file.missing(&import));
             }
             if found.insert(path.clone()) {
                 left.push(path);
@@ -102,9 +118,8 @@ struct File {
 }
 
 impl File {
-    fn read(engine: &Engine, path: &Path, name: &str) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::new(format!("cannot read the file: {error}"), name))?;
+    fn read(engine: &Engine, path: &Path, name: &str, limits: &Limits) -> Result<Self, Error> {
+        let text = text(path, limits.file_bytes).map_err(|why| Error::new(why, name))?;
         // A variable of this name exists when the plugin runs; its value must not be folded into the code here.
         let mut known = Scope::new();
         known.push("params", ());
@@ -162,7 +177,7 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn file(&mut self, path: &Path) -> Result<(String, AST), Error> {
         let name = path.strip_prefix(self.root).unwrap_or(path).display().to_string();
-        let file = File::read(self.engine, path, &name)?;
+        let file = File::read(self.engine, path, &name, self.limits)?;
         self.texts.insert(name.clone(), file.text.clone());
         self.open.push(path.to_path_buf());
         for import in file.imports()? {
@@ -189,12 +204,24 @@ impl Loader<'_> {
     }
 
     fn module(&self, name: &str, ast: &AST) -> Result<Shared<Module>, Error> {
-        let make = || Module::eval_ast_as_new(Scope::new(), ast, self.engine);
-        let mut module = sandbox::timed(self.limits.wall, make)
+        let mut module = Module::eval_ast_as_new(Scope::new(), ast, self.engine)
             .map_err(|error| Error::running(&error, self.engine, name, &self.texts, self.limits))?;
         module.build_index();
         Ok(module.into())
     }
+}
+
+/// The text of a plugin's file, which is no device, no pipe, and not endless.
+fn text(path: &Path, most: usize) -> Result<String, String> {
+    let unreadable = |error: std::io::Error| format!("cannot read the file: {error}");
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err("a plugin is a file, and this is none".into());
+    }
+    if metadata.len() > most as u64 {
+        return Err(format!("a plugin has at most {most} bytes; this one has {}", metadata.len()));
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 /// The file that `literal` names in an import of `importer`.

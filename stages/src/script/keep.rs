@@ -3,7 +3,7 @@
 
 use rhai::Dynamic;
 
-use super::{Error, Row, Sample, Script, each, error, value};
+use super::{Compiled, Error, Row, Sample, Script, error, value};
 
 /// A filter's verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +19,8 @@ impl Script {
     /// # Errors
     /// The [`Error`] of the first sample in order whose verdict is none.
     pub fn keeps(&self, samples: &[Sample]) -> anyhow::Result<Vec<Keep>> {
-        self.parameters("keep", 2)?;
-        let verdict = |_, sample: &Sample| self.keep(sample.to_dynamic()).map_err(|error| error.with_sample(sample));
-        Ok(each(samples, verdict)?)
+        let arguments = |sample: &Sample| [sample.to_dynamic()];
+        self.each("keep", samples, arguments, verdict, |error, index| error.with_sample(&samples[index]))
     }
 
     /// Calls `keep(row)` on every row, in parallel; the verdicts are in order. `first` is the number of
@@ -30,23 +29,20 @@ impl Script {
     /// # Errors
     /// The [`Error`] of the first row in order whose verdict is none.
     pub fn keep_rows(&self, rows: &[Row], first: usize) -> anyhow::Result<Vec<Keep>> {
-        self.parameters("keep", 2)?;
-        let verdict = |i, row: &Row| {
-            self.keep(value::from_row(row)).map_err(|error| error.note("row", error::numbered(first + i, row)))
-        };
-        Ok(each(rows, verdict)?)
+        let at = |error: Error, index: usize| error.note("row", error::numbered(first + index, &rows[index]));
+        self.each("keep", rows, |row| [value::from_row(row)], verdict, at)
     }
+}
 
-    fn keep(&self, given: Dynamic) -> Result<Keep, Error> {
-        let verdict = self.call("keep", &[given])?;
-        match (verdict.as_bool(), verdict.as_immutable_string_ref()) {
-            (Ok(true), _) => Ok(Keep::Yes),
-            (Ok(false), _) => Ok(Keep::No("no reason given".into())),
-            (_, Ok(reason)) => Ok(Keep::No(reason.to_string())),
-            _ => {
-                let message = format!("`keep` gave {}, not true, false or a reason", value::described(&verdict));
-                Err(self.refuse("keep", message))
-            }
+fn verdict(script: &Compiled, function: &str, given: &Dynamic) -> Result<Keep, Error> {
+    match (given.as_bool(), given.as_immutable_string_ref()) {
+        (Ok(true), _) => Ok(Keep::Yes),
+        (Ok(false), _) => Ok(Keep::No("no reason given".into())),
+        // Every reason is kept and counted by its words.
+        (_, Ok(reason)) => Ok(Keep::No(error::shorten(&reason))),
+        _ => {
+            let message = format!("`keep` gave {}, not true, false or a reason", value::described(given));
+            Err(script.refuse(function, message))
         }
     }
 }

@@ -12,13 +12,19 @@
 //! | `row(rng, index)` | generate | a row, or an array of rows |
 //! | `test_...()` | `mashbill test` | nothing; it fails by `assert`, `assert_eq` or any error |
 //!
+//! Every call has limits on operations, time and memory (`sandbox.rs`), and what cannot be stopped from inside is given up
+//! (`workers.rs`).
+//!
 //! `params` is a constant map in every function: the stage's `params:`, empty where there are none.
 //! A function may also take it as its last argument.
 
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod host;
 mod imports;
 mod keep;
+mod memory;
 mod reward;
 mod rng;
 mod rows;
@@ -27,13 +33,17 @@ mod sandbox;
 mod tests;
 mod tests_of;
 mod value;
+mod workers;
 
 use std::{
     collections::BTreeMap,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::{Arc, Mutex},
 };
 
+use ::engine::{Cancel, Cancelled, Context, Source};
 use rayon::prelude::*;
 use rhai::{AST, Dynamic, Engine, Scope};
 
@@ -41,14 +51,18 @@ pub use self::{
     error::{Error, Mistake},
     imports::imports,
     keep::Keep,
+    memory::Counted,
     reward::Reward,
     tests_of::{TestOutcome, run_tests},
 };
-use self::{imports::Library, sandbox::Limits};
+use self::{imports::Library, sandbox::Limits, workers::Stopped};
 use crate::data::rows::Row;
 
 /// A plugin, compiled and ready to be called from many threads.
-pub struct Script {
+pub struct Script(Arc<Compiled>);
+
+/// What a [`Script`] shares with the threads that call it.
+struct Compiled {
     engine: Engine,
     ast: AST,
     /// Path from the project root, as messages show it.
@@ -57,7 +71,11 @@ pub struct Script {
     texts: BTreeMap<String, String>,
     params: Dynamic,
     limits: Limits,
+    cancel: Cancel,
 }
+
+/// Makes something of what a function of a plugin gave; the name is the function's.
+type Read<R> = fn(&Compiled, &str, &Dynamic) -> Result<R, Error>;
 
 /// One completion, as a plugin sees it.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +107,15 @@ impl Script {
     /// # Errors
     /// As [`Script::open`].
     pub fn open_with(path: &Path, root: &Path, params: &Row) -> anyhow::Result<Self> {
-        Ok(Self::load(path, root, params, Limits::default(), |_| ())?)
+        Self::load(path, root, params, Limits::default(), Cancel::default(), |_| ())
+    }
+
+    /// The plugin of a node, whose calls end when the node is cancelled.
+    ///
+    /// # Errors
+    /// As [`Script::open`]; [`Cancelled`] where that happens meanwhile.
+    pub fn open_in(ctx: &Context, source: &Source, params: &Row) -> anyhow::Result<Self> {
+        Self::load(&ctx.source(source), ctx.root(), params, Limits::default(), ctx.cancel(), |_| ())
     }
 
     fn load(
@@ -97,35 +123,88 @@ impl Script {
         root: &Path,
         params: &Row,
         limits: Limits,
-        extend: impl FnOnce(&mut Engine),
-    ) -> Result<Self, Error> {
-        let library = Library::default();
+        cancel: Cancel,
+        extend: impl Fn(&mut Engine) + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
         let params = value::from_row(params);
-        let mut engine = sandbox::engine(&limits, params.clone(), library.clone());
-        extend(&mut engine);
-        let loaded = sandbox::pool().install(|| imports::load(&engine, &library, path, root, &limits))?;
-        Ok(Self { engine, ast: loaded.ast, name: loaded.name, texts: loaded.texts, params, limits })
+        let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
+        let (path, root) = (path.to_path_buf(), root.to_path_buf());
+        let (taken, stop) = (limits.clone(), cancel.clone());
+        let compile = move |_| {
+            let library = Library::default();
+            let mut engine = sandbox::engine(&limits, params.clone(), library.clone(), cancel.clone());
+            extend(&mut engine);
+            let imports::Loaded { ast, name, texts } = imports::load(&engine, &library, &path, &root, &limits)?;
+            let (params, limits, cancel) = (params.clone(), limits.clone(), cancel.clone());
+            Ok(Self(Arc::new(Compiled { engine, ast, name, texts, params, limits, cancel })))
+        };
+        match workers::run(1, &taken, &stop, compile) {
+            Ok(mut one) => Ok(one.pop().expect("one piece of work has one result")),
+            Err(Stopped::Failed { error, .. }) => Err(Error::into(error)),
+            Err(Stopped::GivenUp { why, .. }) => Err(Error::new(format!("reading it was {why}"), &name).into()),
+            Err(Stopped::Cancelled) => Err(Cancelled.into()),
+        }
     }
 
     /// Is there such a function, with any number of parameters?
     #[must_use]
     pub fn defines(&self, function: &str) -> bool {
-        self.ast.iter_functions().any(|defined| defined.name == function)
+        self.0.ast.iter_functions().any(|defined| defined.name == function)
     }
 
-    /// Calls a function with as many of `arguments` as it takes, `params` being the last of them.
-    fn call(&self, function: &str, arguments: &[Dynamic]) -> Result<Dynamic, Error> {
-        let taken = self.parameters(function, arguments.len() + 1)?;
-        let arguments: Vec<_> = arguments.iter().chain([&self.params]).take(taken).cloned().collect();
-        sandbox::timed(self.limits.wall, || {
-            let call = || self.engine.call_fn::<Dynamic>(&mut Scope::new(), &self.ast, function, arguments);
-            // Rhai's own invariants are not ours to trust: a panic in it is the plugin's error, not the end of the run.
-            catch_unwind(AssertUnwindSafe(call))
-        })
-        .map_err(|_| Error::new("the script engine panicked", &self.name).in_function(function))?
-        .map_err(|error| {
-            Error::running(&error, &self.engine, &self.name, &self.texts, &self.limits).in_function(function)
-        })
+    /// Calls a function once for every item, on all cores, with as many of `arguments` as it takes, `params` being the
+    /// last of them. The results are in order; of several errors the first in order is told, with what `at` adds.
+    fn each<T: Sync, R: Send + 'static, const N: usize>(
+        &self,
+        function: &str,
+        items: &[T],
+        arguments: impl Fn(&T) -> [Dynamic; N] + Sync,
+        read: Read<R>,
+        at: impl Fn(Error, usize) -> Error,
+    ) -> anyhow::Result<Vec<R>> {
+        // Arguments of more calls than that are not held at once.
+        const CHUNK: usize = 1024;
+        let taken = self.0.parameters(function, N + 1)?;
+        let mut results = Vec::with_capacity(items.len());
+        for (number, chunk) in items.chunks(CHUNK).enumerate() {
+            let with_params = |item| arguments(item).into_iter().chain([self.0.params.clone()]).take(taken).collect();
+            let arguments: Vec<Mutex<Vec<Dynamic>>> = chunk.par_iter().map(with_params).map(Mutex::new).collect();
+            let (compiled, name) = (Arc::clone(&self.0), function.to_owned());
+            let call = move |index: usize| {
+                let arguments = mem::take(&mut *arguments[index].lock().expect("no holder of this lock panics"));
+                compiled.call(&name, arguments, read)
+            };
+            let (index, error) = match workers::run(chunk.len(), &self.0.limits, &self.0.cancel, call) {
+                Ok(done) => {
+                    results.extend(done);
+                    continue;
+                }
+                Err(Stopped::Cancelled) => return Err(Cancelled.into()),
+                Err(Stopped::Failed { index, error }) => (index, error),
+                Err(Stopped::GivenUp { index, why }) => (index, self.0.refuse(function, format!("the call was {why}"))),
+            };
+            return Err(at(error, number * CHUNK + index).into());
+        }
+        Ok(results)
+    }
+}
+
+impl Compiled {
+    fn call<R>(&self, function: &str, arguments: Vec<Dynamic>, read: Read<R>) -> Result<R, Error> {
+        let call = || {
+            let given = self.engine.call_fn::<Dynamic>(&mut Scope::new(), &self.ast, function, arguments);
+            let given = given.map_err(|error| {
+                let error = Error::running(&error, &self.engine, &self.name, &self.texts, &self.limits);
+                error.in_function(function)
+            })?;
+            match sandbox::refusal() {
+                Some(why) => Err(self.refuse(function, why)),
+                None => read(self, function, &given),
+            }
+        };
+        // Rhai's own invariants are not ours to trust: a panic in it is the plugin's error, not the end of the run.
+        catch_unwind(AssertUnwindSafe(call))
+            .unwrap_or_else(|_| Err(Error::new("the script engine panicked", &self.name).in_function(function)))
     }
 
     /// How many parameters the function takes: at least one, and no more than are given.
@@ -147,20 +226,4 @@ impl Script {
         };
         Err(Error::new(format!("no function `{function}` in the plugin"), &self.name).hint(hint))
     }
-}
-
-/// Works on all items in parallel, with results in order; of several errors, the first in order.
-fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(usize, &T) -> Result<R, Error> + Sync) -> Result<Vec<R>, Error> {
-    // Small enough that a plugin that always fails, or is always slow, is stopped soon.
-    const CHUNK: usize = 64;
-    let mut results = Vec::with_capacity(items.len());
-    for (number, chunk) in items.chunks(CHUNK).enumerate() {
-        let start = number * CHUNK;
-        let done: Vec<_> =
-            sandbox::pool().install(|| chunk.par_iter().enumerate().map(|(i, item)| work(start + i, item)).collect());
-        for result in done {
-            results.push(result?);
-        }
-    }
-    Ok(results)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rhai::Dynamic;
 
-use super::{Error, Sample, Script, each, value};
+use super::{Compiled, Error, Read, Sample, Script, value};
 
 /// The reward of one sample and the parts it is the sum of; a plugin that gives a bare number has none.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,14 +20,14 @@ impl Script {
     /// # Errors
     /// The [`Error`] of the first sample in order whose reward is missing, not finite or no number.
     pub fn rewards(&self, function: &str, samples: &[Sample]) -> anyhow::Result<Vec<Reward>> {
-        self.parameters(function, 2)?;
-        let reward = |_, sample: &Sample| {
-            let given = self.call(function, &[sample.to_dynamic()]).map_err(|error| error.with_sample(sample))?;
-            read(&given).map_err(|message| self.refuse(function, message).with_sample(sample))
-        };
-        Ok(each(samples, reward)?)
+        let read: Read<Reward> =
+            |script, function, given| read(given).map_err(|message| script.refuse(function, message));
+        let arguments = |sample: &Sample| [sample.to_dynamic()];
+        self.each(function, samples, arguments, read, |error, index| error.with_sample(&samples[index]))
     }
+}
 
+impl Compiled {
     /// The error of a function that gave something unusable: shown at the function's first line.
     pub(super) fn refuse(&self, function: &str, message: String) -> Error {
         let text = self.texts.get(&self.name).map_or("", String::as_str);

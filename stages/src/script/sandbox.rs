@@ -2,33 +2,39 @@
 //! Knows nothing of rewards, filters or rows.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     sync::LazyLock,
     time::{Duration, Instant},
 };
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use engine::Cancel;
 use rhai::{
-    Dynamic, Engine, EvalAltResult, Module, Shared,
+    Dynamic, Engine, EvalAltResult, LexError, Module, Shared, Token,
     packages::{
         BasicArrayPackage, BasicMapPackage, BasicMathPackage, BitFieldPackage, CorePackage, LogicPackage,
         MoreStringPackage, Package,
     },
 };
 
-use super::{host, imports::Library};
+use super::{host, imports::Library, memory};
 
-/// Where a call of a plugin ends, whatever it does.
+/// Where a call of a plugin ends, whatever it does. What its closures do counts as its own.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     pub operations: u64,
     /// Wall time, for native work that counts as one operation. Far above what the operations take,
     /// so that a busy machine does not stop a plugin that an idle one lets through.
     pub wall: Duration,
+    /// What the call holds beside its arguments.
+    pub memory_bytes: usize,
     pub call_levels: usize,
     pub string_bytes: usize,
     pub array_items: usize,
     pub map_fields: usize,
+    /// Bytes of a file of a plugin.
+    pub file_bytes: usize,
+    /// `let` and `const` in a plugin and what it imports: looking names up takes the square of their number.
+    pub declarations: u32,
 }
 
 impl Default for Limits {
@@ -36,16 +42,31 @@ impl Default for Limits {
         Self {
             operations: 5_000_000,
             wall: Duration::from_secs(10),
+            memory_bytes: 256 << 20,
             call_levels: 32,
             string_bytes: 1 << 20,
             array_items: 100_000,
             map_fields: 10_000,
+            file_bytes: 1 << 20,
+            declarations: 5_000,
         }
     }
 }
 
+impl Limits {
+    /// Memory is looked at between operations; one operation of its own may not take more than the same again.
+    pub fn wall_bytes(&self) -> usize {
+        2 * self.memory_bytes
+    }
+
+    /// Time after which a call is taken not to end: the clock too is looked at between operations.
+    pub fn give_up(&self) -> Duration {
+        self.wall * 3 / 2
+    }
+}
+
 /// An engine with the language, the host functions, and nothing that reaches outside.
-pub(super) fn engine(limits: &Limits, params: Dynamic, library: Library) -> Engine {
+pub(super) fn engine(limits: &Limits, params: Dynamic, library: Library, cancel: Cancel) -> Engine {
     let mut engine = Engine::new_raw();
     for module in LANGUAGE.iter().chain([&*host::MODULE]) {
         engine.register_global_module(module.clone());
@@ -57,7 +78,8 @@ pub(super) fn engine(limits: &Limits, params: Dynamic, library: Library) -> Engi
 
     engine.set_strict_variables(true).set_fail_on_invalid_map_property(true).disable_symbol("eval");
     engine
-        .set_max_operations(limits.operations)
+        // Rhai counts the operations of every closure from zero: `watch` counts those of the whole call.
+        .set_max_operations(0)
         .set_max_call_levels(limits.call_levels)
         .set_max_expr_depths(64, 32)
         .set_max_string_size(limits.string_bytes)
@@ -68,75 +90,114 @@ pub(super) fn engine(limits: &Limits, params: Dynamic, library: Library) -> Engi
         .set_max_modules(32);
     // Interning takes a lock that all threads would share.
     engine.set_max_strings_interned(0);
-    let wall = limits.wall;
-    engine.on_progress(move |operations| watch(operations, wall).map(Dynamic::from));
-    engine.on_print(|text| tracing::info!(target: "plugin", "{text}"));
-    engine.on_debug(|text, source, position| tracing::debug!(target: "plugin", ?source, ?position, "{text}"));
+    let watched = limits.clone();
+    engine.on_progress(move |_| watch(&watched, &cancel).map(Dynamic::from));
+    engine.on_print(|text| memory::uncounted(|| tracing::info!(target: "plugin", "{text}")));
+    engine.on_debug(|text, source, position| {
+        memory::uncounted(|| tracing::debug!(target: "plugin", ?source, ?position, "{text}"));
+    });
+    let read = limits.clone();
+    #[expect(deprecated, reason = "not deprecated, says its documentation, but not yet settled")]
+    engine.on_parse_token(move |token, _, _| match watch_reading(&token, &read) {
+        None => token,
+        Some(why) => Token::LexError(LexError::Runtime(why).into()),
+    });
     forbid(&mut engine);
     engine
 }
 
-/// Runs a call of a plugin that has to end in time.
-pub(super) fn timed<R>(wall: Duration, call: impl FnOnce() -> R) -> R {
-    let before = (DEADLINE.replace(Some(Instant::now() + wall)), RESIDENT.replace(None));
-    let result = call();
-    DEADLINE.set(before.0);
-    RESIDENT.set(before.1);
-    result
+thread_local! {
+    static CALL: Call = const {
+        Call {
+            operations: Cell::new(0),
+            tokens: Cell::new(0),
+            declarations: Cell::new(0),
+            deadline: Cell::new(None),
+            refusal: RefCell::new(None),
+        }
+    };
+}
+
+/// What is known of the call that a thread is in.
+struct Call {
+    operations: Cell<u64>,
+    /// Tokens read so far, and how many of them are `let` or `const`.
+    tokens: Cell<u64>,
+    declarations: Cell<u32>,
+    deadline: Cell<Option<Instant>>,
+    /// Why a function of the language could not make its result, where it has no way to say so itself.
+    refusal: RefCell<Option<String>>,
+}
+
+/// Runs a call of a plugin, or the reading of one, that has to end in time.
+pub(super) fn timed<R>(limits: &Limits, call: impl FnOnce() -> R) -> R {
+    CALL.with(|state| {
+        state.operations.set(0);
+        state.tokens.set(0);
+        state.declarations.set(0);
+        state.deadline.set(Some(Instant::now() + limits.wall));
+        state.refusal.take();
+    });
+    call()
+}
+
+/// Ends the call as soon as the function that says so has returned.
+pub(super) fn refuse(why: String) {
+    CALL.with(|state| *state.refusal.borrow_mut() = Some(why));
+}
+
+/// Why the call's result, if it has one, is not to be used.
+pub(super) fn refusal() -> Option<String> {
+    CALL.with(|state| state.refusal.take())
 }
 
 /// What the engine's own limits don't see: why the call has to end now, if it has to.
-fn watch(operations: u64, wall: Duration) -> Option<String> {
-    // Asking the clock costs as much as an operation; every 64th of them may each copy a megabyte.
-    if operations.is_multiple_of(64) && DEADLINE.get().is_some_and(|deadline| Instant::now() >= deadline) {
-        return Some(format!("stopped after {} seconds", wall.as_secs_f64()));
-    }
-    // Rhai measures what an assignment to `map[key]` puts in, but not the map that it makes large.
-    if operations.is_multiple_of(1024)
-        && let Some(now) = resident_bytes()
-    {
-        const MOST: u64 = 1 << 30;
-        let start = RESIDENT.get().unwrap_or(now);
-        RESIDENT.set(Some(start));
-        if now > start + MOST {
-            return Some(format!("stopped after taking {} GiB of memory", MOST >> 30));
+fn watch(limits: &Limits, cancel: &Cancel) -> Option<String> {
+    CALL.with(|state| {
+        let operations = state.operations.get() + 1;
+        state.operations.set(operations);
+        if operations > limits.operations {
+            return Some(format!("stopped after {} operations", limits.operations));
         }
-    }
-    None
+        if memory::held() > limits.memory_bytes {
+            return Some(format!("stopped after taking {} MiB of memory", limits.memory_bytes >> 20));
+        }
+        // Asking the clock costs as much as an operation; every 64th of them may each copy a megabyte.
+        if operations.is_multiple_of(64) {
+            if state.refusal.borrow().is_some() {
+                return state.refusal.take();
+            }
+            if cancel.is_cancelled() {
+                return Some("cancelled".into());
+            }
+            return out_of_time(state, limits);
+        }
+        None
+    })
 }
 
-/// Memory of the whole process. A plugin's call is short beside all else that could make it grow.
-fn resident_bytes() -> Option<u64> {
-    #[cfg(target_os = "linux")]
-    {
-        let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
-        // Pages of at least 4 KiB; where they are larger, the limit is too.
-        Some(pages.split(' ').nth(1)?.parse::<u64>().ok()? * 4096)
-    }
-    #[cfg(not(target_os = "linux"))]
-    None
+fn out_of_time(state: &Call, limits: &Limits) -> Option<String> {
+    let is_over = state.deadline.get().is_some_and(|deadline| Instant::now() >= deadline);
+    is_over.then(|| format!("stopped after {} seconds", limits.wall.as_secs_f64()))
 }
 
-/// The threads that plugins run on.
-pub(super) fn pool() -> &'static ThreadPool {
-    // An array may nest as deep as it may be long, and is dropped and measured by recursion: that takes
-    // more than the usual two megabytes of stack. Only what is touched is ever real memory.
-    const STACK: usize = 256 << 20;
-    static POOL: LazyLock<ThreadPool> = LazyLock::new(|| {
-        ThreadPoolBuilder::new()
-            .num_threads(rayon::current_num_threads())
-            .thread_name(|index| format!("plugin-{index}"))
-            .stack_size(STACK)
-            .build()
-            .expect("threads can be started")
-    });
-    &POOL
-}
-
-thread_local! {
-    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// Memory of the process when the running call was first looked at.
-    static RESIDENT: Cell<Option<u64>> = const { Cell::new(None) };
+/// Why a plugin's text is not read on, token by token.
+fn watch_reading(token: &Token, limits: &Limits) -> Option<String> {
+    CALL.with(|state| {
+        if memory::held() > limits.memory_bytes {
+            return Some(format!("reading it takes more than {} MiB of memory", limits.memory_bytes >> 20));
+        }
+        if matches!(token, Token::Let | Token::Const) {
+            let declarations = state.declarations.get() + 1;
+            state.declarations.set(declarations);
+            if declarations > limits.declarations {
+                return Some(format!("a plugin declares more than {} variables", limits.declarations));
+            }
+        }
+        let tokens = state.tokens.get() + 1;
+        state.tokens.set(tokens);
+        if tokens.is_multiple_of(64) { out_of_time(state, limits) } else { None }
+    })
 }
 
 /// The language without its clock.

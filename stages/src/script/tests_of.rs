@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
+use ::engine::Cancel;
 use anyhow::Context as _;
 use rhai::{Dynamic, Engine, EvalAltResult, Map};
 
-use super::{Error, Row, Script, rng::Rng, sandbox, sandbox::Limits, value};
+use super::{Error, Row, Script, rng::Rng, sandbox::Limits, value};
 
 /// How one test went, or why a file holds none that could.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,14 +31,12 @@ pub struct TestOutcome {
 pub fn run_tests(path: &Path, root: &Path) -> anyhow::Result<Vec<TestOutcome>> {
     let mut outcomes = Vec::new();
     for file in plugins(path)? {
-        match Script::load(&file, root, &Row::new(), Limits::default(), register) {
+        match Script::load(&file, root, &Row::new(), Limits::default(), Cancel::default(), register) {
             Ok(script) => outcomes.extend(script.run_own_tests()),
             Err(error) => {
-                outcomes.push(TestOutcome {
-                    file: error.file.clone(),
-                    name: String::new(),
-                    error: Some(error.to_string()),
-                });
+                let shown = file.strip_prefix(root).unwrap_or(&file).display().to_string();
+                let file = error.downcast_ref::<Error>().map_or(shown, |error| error.file.clone());
+                outcomes.push(TestOutcome { file, name: String::new(), error: Some(error.to_string()) });
             }
         }
     }
@@ -46,12 +45,12 @@ pub fn run_tests(path: &Path, root: &Path) -> anyhow::Result<Vec<TestOutcome>> {
 
 impl Script {
     fn run_own_tests(&self) -> Vec<TestOutcome> {
-        let tests = self.ast.iter_functions().filter(|f| f.name.starts_with("test_") && f.params.is_empty());
+        let tests = self.0.ast.iter_functions().filter(|f| f.name.starts_with("test_") && f.params.is_empty());
         let mut names: Vec<String> = tests.map(|f| f.name.to_string()).collect();
         names.sort_unstable();
         let run = |name: String| {
-            let called: Result<Dynamic, Error> = sandbox::pool().install(|| self.call(&name, &[]));
-            TestOutcome { file: self.name.clone(), error: called.err().map(|error| error.to_string()), name }
+            let called = self.each(&name, &[()], |()| [], |_, _, _| Ok(()), |error, _| error);
+            TestOutcome { file: self.0.name.clone(), error: called.err().map(|error| error.to_string()), name }
         };
         names.into_iter().map(run).collect()
     }

@@ -29,11 +29,6 @@ mod functions {
         text.split_whitespace().map(Into::into).collect()
     }
 
-    /// The items as one text, with `between` between them.
-    pub fn join(items: Array, between: &str) -> String {
-        items.iter().map(Dynamic::to_string).collect::<Vec<_>>().join(between)
-    }
-
     /// The share of runs of `length` words that occurred before in the text: 0 where all differ, towards
     /// 1 where one is said over and over.
     #[rhai_fn(return_raw)]
