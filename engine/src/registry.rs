@@ -100,7 +100,7 @@ pub(crate) struct Registered {
     pub parameters: Value,
     /// JSON Schema of `run:`.
     pub settings: Value,
-    pub prepare: fn(with: Value, run: Value) -> Result<Prepared, Unfit>,
+    prepare: fn(with: Value, run: Value) -> Result<Prepared, Unfit>,
 }
 
 impl Registered {
@@ -120,6 +120,14 @@ impl Registered {
             settings: schema::describe(&settings),
         };
         Self { info, parameters, settings, prepare: prepare::<S> }
+    }
+
+    /// Makes a node's work of what was written for it. Nested blocks inherit the stage's defaults here, so that no
+    /// stage has to see to it.
+    pub fn prepare(&self, mut with: Value, mut run: Value) -> Result<Prepared, Unfit> {
+        schema::inherit(&self.parameters, &mut with);
+        schema::inherit(&self.settings, &mut run);
+        (self.prepare)(with, run)
     }
 }
 

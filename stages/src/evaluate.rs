@@ -51,6 +51,7 @@ pub struct Evaluate {
     pub by: Option<String>,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 

@@ -123,6 +123,7 @@ pub struct Grpo {
     /// reference policy is then the same weights without the adapter where it begins here, and with a frozen copy of
     /// it where the policy came with one, or after a `reference_refresh`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub lora: Option<Lora>,
     /// Texts that end a completion, beside the end-of-sequence tokens.
     #[serde(default)]
@@ -141,6 +142,7 @@ pub struct Grpo {
     pub logprob_tolerance: f32,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 

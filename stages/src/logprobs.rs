@@ -37,6 +37,7 @@ pub struct Logprobs {
     pub top: usize,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 

@@ -44,6 +44,7 @@ pub struct Pretrain {
     /// Which documents share a step: with `best_fit`, `batch` counts blocks, and a document longer than a block, or than
     /// the model's context, becomes as many as it needs.
     #[serde(skip_serializing_if = "Packing::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub packing: Packing,
     /// The learning rate after warming up.
     #[schemars(range(min = 0.0))]
@@ -64,12 +65,14 @@ pub struct Pretrain {
     pub patience: Option<u64>,
     /// By how much a look must be lower than the best before it to renew `patience`.
     #[serde(skip_serializing_if = "fit::is_any")]
+    #[schemars(!skip_serializing_if)]
     #[schemars(range(min = 0.0))]
     pub min_delta: f64,
     /// Which weights are the result.
     pub keep: Keep,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 

@@ -45,6 +45,7 @@ pub struct Rejection {
     pub stop: Vec<String>,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 

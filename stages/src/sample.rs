@@ -32,6 +32,7 @@ pub struct Sample {
     pub logprobs: bool,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 

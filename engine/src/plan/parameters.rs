@@ -42,7 +42,7 @@ pub(super) fn resolve(
         sources(world, node, stage, &node.with, mistakes);
         return None;
     }
-    let prepared = match (stage.prepare)(node.with.to_value(), node.run.to_value()) {
+    let prepared = match stage.prepare(node.with.to_value(), node.run.to_value()) {
         Ok(prepared) => prepared,
         Err(unfit) => {
             let (tree, error) = match &unfit {
