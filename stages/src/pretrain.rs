@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -118,6 +118,19 @@ impl Stage for Pretrain {
     ];
     const OUTPUT: &'static str = "checkpoint";
     type Settings = Compute;
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        let mut found: Vec<Finding> = compute.finding(inputs).into_iter().collect();
+        if self.windows == Windows::Random && self.steps > 0 {
+            let of_policy =
+                inputs.of("policy").iter().filter_map(|(node, policy)| Some((node, footprint::context(policy)?)));
+            found.extend(of_policy.filter(|(_, context)| self.block > *context).map(|(node, context)| {
+                let message = format!("`block` is {}, and the context of `{node}` holds {context} tokens", self.block);
+                Finding::Parameter(Problem::new("block", message))
+            }));
+        }
+        found
+    }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
         footprint::outline(inputs, "policy")

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::{Result, bail, ensure};
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -147,6 +147,10 @@ impl Stage for Sft {
             .chain(fit::patience_problem(self.patience, self.min_delta, self.validate_every))
             .chain(self.template.check())
             .collect()
+    }
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        compute.finding(inputs).into_iter().collect()
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {

@@ -1,6 +1,7 @@
 //! What a user sees: files in, words out, by the real binary in a folder of its own.
 
 mod chat;
+mod check;
 mod client;
 mod defaults;
 mod families;
