@@ -148,6 +148,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_nodes_of_a_plan_share_is_made_once_for_each_key_and_type() {
+        let inputs = Prospects::default();
+        let mut made = 0;
+        for _ in 0..3 {
+            made = *inputs.once("jar", || made + 1);
+        }
+        assert_eq!((made, *inputs.clone().once("jar", || 7)), (1, 1));
+        assert_eq!((*inputs.once("lid", || 2), &**inputs.once("jar", || "clay")), (2, "clay"));
+    }
+
+    #[test]
     fn a_footprint_that_does_not_fit_says_what_is_needed_what_is_free_and_what_helps() {
         let footprint = Footprint {
             parts: vec![("clay", 2_500_000_000), ("water", 300_000_000)],
