@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use engine::Inspected;
+
 use crate::{
     args::Global,
     outcome::{Code, Trouble},
@@ -10,7 +12,10 @@ use crate::{
 };
 
 pub fn check(file: &Path, global: &Global) -> Result<Code, Trouble> {
-    let plan = pipeline::plan(file, global)?;
+    let Inspected { plan, unable } = pipeline::inspected(file, global)?;
+    if !unable.is_empty() {
+        return Err(Trouble::Mistakes(unable.into_values().flatten().collect()));
+    }
     let count = match plan.nodes().len() {
         1 => "1 node".to_owned(),
         many => format!("{many} nodes"),

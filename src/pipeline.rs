@@ -1,28 +1,48 @@
 //! From the words on the command line to a plan and its store.
 
 use std::{
+    collections::BTreeMap,
     fs, panic,
     path::{Path, PathBuf},
     thread,
 };
 
-use engine::{Artifact, Found, Node, Plan, Sources, Spec, Store, StoreError, Verdict, forecast};
+use engine::{
+    Artifact, Diagnostic, Forecast, Found, Inspected, Node, Plan, Registry, Sources, Spec, Store, StoreError, Verdict,
+    forecast,
+};
 
 use crate::{args::Global, outcome::Trouble};
 
 /// Reads a pipeline and resolves it.
 pub fn plan(file: &Path, global: &Global) -> Result<Plan, Trouble> {
-    resolved(sources(file, global)?)
+    resolved(sources(file, global)?, Plan::resolve)
 }
 
-fn resolved(sources: Sources) -> Result<Plan, Trouble> {
+/// As [`plan`], and looks into scripts, at what is known of inputs, and at the machine.
+pub fn inspected(file: &Path, global: &Global) -> Result<Inspected, Trouble> {
+    resolved(sources(file, global)?, Plan::inspect)
+}
+
+fn resolved<P>(sources: Sources, resolve: fn(&Spec, &Registry) -> Result<P, Vec<Diagnostic>>) -> Result<P, Trouble> {
     let spec = Spec::parse(sources).map_err(Trouble::Mistakes)?;
-    Plan::resolve(&spec, &::stages::registry()).map_err(Trouble::Mistakes)
+    resolve(&spec, &::stages::registry()).map_err(Trouble::Mistakes)
 }
 
-/// Reads and resolves a pipeline and opens its store. While the one is done, another core looks at what the store
+/// Refuses settings with which nodes that have work cannot do it here.
+pub fn refuse_unable<'a>(
+    unable: &BTreeMap<String, Vec<Diagnostic>>,
+    forecasts: impl IntoIterator<Item = &'a Forecast>,
+) -> Result<(), Trouble> {
+    let at_work = forecasts.into_iter().filter(|forecast| forecast.verdict.is_work());
+    let mistakes: Vec<Diagnostic> =
+        at_work.filter_map(|forecast| unable.get(&forecast.node)).flatten().cloned().collect();
+    if mistakes.is_empty() { Ok(()) } else { Err(Trouble::Mistakes(mistakes)) }
+}
+
+/// Reads and inspects a pipeline and opens its store. While the one is done, another core looks at what the store
 /// holds: most of it will be asked for.
-pub fn with_store(file: &Path, global: &Global) -> Result<(Plan, Store), Trouble> {
+pub fn with_store(file: &Path, global: &Global) -> Result<(Inspected, Store), Trouble> {
     let sources = sources(file, global)?;
     let root = sources.root.clone();
     thread::scope(|scope| {
@@ -31,7 +51,7 @@ pub fn with_store(file: &Path, global: &Global) -> Result<(Plan, Store), Trouble
             store.look_ahead();
             Ok(store)
         });
-        let plan = resolved(sources);
+        let plan = resolved(sources, Plan::inspect);
         let store = opened.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok((plan?, store?))
     })

@@ -24,7 +24,7 @@
 
 use std::{path::Path, time::Duration};
 
-use engine::{Footprint, Forecast, Plan, Reason, Verdict, forecast_with, free_memory};
+use engine::{Footprint, Forecast, Inspected, Plan, Reason, Verdict, forecast_with, free_memory};
 use serde_json::{Value, json};
 
 use crate::{
@@ -44,12 +44,13 @@ pub struct Form {
 }
 
 pub fn plan(file: &Path, pick: &Pick, form: Form, global: &Global) -> Result<Code, Trouble> {
-    let (plan, store) = pipeline::with_store(file, global)?;
+    let (Inspected { plan, unable }, store) = pipeline::with_store(file, global)?;
     let (plan, options) = pick::picked(plan, pick, &store)?;
     let mut forecasts = forecast_with(&plan, &store, &options)?;
     // The plan learnt digests of sources; the next one need not read them again. A store that can't be written to
     // is no reason to withhold what it says.
     let _ = store.save_memo();
+    pipeline::refuse_unable(&unable, &forecasts)?;
     forecasts.retain(|forecast| pick::is_asked(&options, &forecast.node));
     if form.json {
         say!("{:#}", to_json(&plan, &forecasts));

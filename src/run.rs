@@ -7,7 +7,7 @@ use std::{
 };
 
 use engine::{
-    Cancel, Event, NodeReport, Options, Outcome, Plan, Report, Store, Watch,
+    Cancel, Event, Inspected, NodeReport, Options, Outcome, Plan, Report, Store, Watch,
     runs::{self, Asked, Recorder},
 };
 use serde_json::{Map, Value};
@@ -53,10 +53,13 @@ fn once(
     global: &Global,
     (cancel, stop): (&Cancel, &Stop),
 ) -> Result<Code, Trouble> {
-    let (plan, store) = pipeline::with_store(file, global)?;
+    let (Inspected { plan, unable }, store) = pipeline::with_store(file, global)?;
     let watch = if form.quiet { Options::default().watch } else { progress::watch() };
     let (plan, options) = pick::picked(plan, pick, &store)?;
     pick::check(&plan, &options, &store)?;
+    if !unable.is_empty() {
+        pipeline::refuse_unable(&unable, &engine::forecast_with(&plan, &store, &options)?)?;
+    }
     let recorder = begin_record(&plan, &store, global);
     let watch = recorder.as_ref().map_or(watch.clone(), |recorder| recorder.watch(watch));
     let watch = with_huge_pages(watch);

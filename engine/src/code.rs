@@ -19,7 +19,7 @@ pub const WRONG_TYPE: &str = "E0106";
 pub const OUT_OF_RANGE: &str = "E0107";
 /// A word that is not among the choices.
 pub const UNKNOWN_CHOICE: &str = "E0108";
-/// Parameters that the stage itself refuses.
+/// Parameters or settings that the stage itself refuses, or a file that it cannot work with.
 pub const REFUSED: &str = "E0109";
 /// An input that the stage does not have.
 pub const UNKNOWN_INPUT: &str = "E0110";

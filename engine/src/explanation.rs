@@ -107,7 +107,8 @@ nodes:
     },
     Explanation {
         code: code::REFUSED,
-        text: "The parameters are of the right types, but the stage cannot work with them. The stage says what it needs.",
+        text: "The parameters are of the right types, but the stage cannot work with them, with a script that they name, \
+             with what is known of its inputs, or on this machine. The stage says what it needs.",
         example: "nodes:
   rows: { stage: load, with: { path: rows.jsonl } }
   part: { stage: split, inputs: { rows: rows }, with: { part: test, test: 1.5 } }

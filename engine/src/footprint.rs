@@ -1,7 +1,13 @@
 //! What a node's work will hold in memory at its peak, said before it begins, and whether that fits.
 //! Knows nothing of what the memory is for.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    any::{Any, type_name},
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde_json::Value;
 
@@ -22,13 +28,24 @@ pub enum Prospect {
 pub struct Prospects {
     pub(crate) root: PathBuf,
     pub(crate) inputs: BTreeMap<String, Vec<(String, Prospect)>>,
+    pub(crate) shared: Shared,
+}
+
+/// What the looks at the nodes of one plan share.
+#[derive(Clone, Default)]
+pub(crate) struct Shared(Arc<Mutex<BTreeMap<String, Arc<dyn Any + Send + Sync>>>>);
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
 }
 
 impl Prospects {
     /// Of a stage outside any pipeline, for tests: sources lie below `root`.
     #[must_use]
     pub fn standalone(root: PathBuf) -> Self {
-        Self { root, inputs: BTreeMap::new() }
+        Self { root, ..Self::default() }
     }
 
     /// Adds an input to standalone ones.
@@ -42,6 +59,27 @@ impl Prospects {
     #[must_use]
     pub fn of(&self, input: &str) -> &[(String, Prospect)] {
         self.inputs.get(input).map_or(&[], Vec::as_slice)
+    }
+
+    /// What `make` gives, made once for all nodes of a plan that ask by the same key: a script that many name is
+    /// compiled once.
+    pub fn once<T: Any + Send + Sync>(&self, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        let key = format!("{} {key}", type_name::<T>());
+        let made = || self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let earlier = made().get(&key).cloned();
+        if let Some(earlier) = earlier.and_then(|earlier| earlier.downcast().ok()) {
+            return earlier;
+        }
+        // The lock is not held meanwhile: what is made may ask for something else.
+        let fresh = Arc::new(make());
+        made().insert(key, fresh.clone());
+        fresh
+    }
+
+    /// The folder that relative paths start from.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where a source lies.
@@ -108,6 +146,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_the_nodes_of_a_plan_share_is_made_once_for_each_key_and_type() {
+        let inputs = Prospects::default();
+        let mut made = 0;
+        for _ in 0..3 {
+            made = *inputs.once("jar", || made + 1);
+        }
+        assert_eq!((made, *inputs.clone().once("jar", || 7)), (1, 1));
+        assert_eq!((*inputs.once("lid", || 2), &**inputs.once("jar", || "clay")), (2, "clay"));
+    }
 
     #[test]
     fn a_footprint_that_does_not_fit_says_what_is_needed_what_is_free_and_what_helps() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     facts::{Facts, Fingerprint, Legend},
-    footprint::{Footprint, Prospect, Prospects},
+    footprint::{Footprint, Prospect, Prospects, Shared},
     plan::{Node, Plan},
     reason::{Comparison, Gathered, Known, Reason, gather},
     run::Options,
@@ -113,11 +113,13 @@ struct Judge<'a> {
     causes: BTreeMap<&'a str, BTreeSet<&'a str>>,
     /// What nodes whose results are not there say of them.
     outlines: BTreeMap<&'a str, Value>,
+    shared: Shared,
 }
 
 impl<'a> Judge<'a> {
     fn new(plan: &'a Plan, store: &'a Store, options: &'a Options) -> Self {
-        Self { plan, store, options, known: Known::new(), causes: BTreeMap::new(), outlines: BTreeMap::new() }
+        let (causes, outlines) = (BTreeMap::new(), BTreeMap::new());
+        Self { plan, store, options, known: Known::new(), causes, outlines, shared: Shared::default() }
     }
 
     fn node(&mut self, node: &'a Node) -> Result<Forecast, StoreError> {
@@ -147,7 +149,7 @@ impl<'a> Judge<'a> {
         };
         let of = |nodes: &[String]| nodes.iter().map(|name| (name.clone(), prospect(name))).collect();
         let inputs = node.inputs.iter().map(|input| (input.name.clone(), of(&input.nodes))).collect();
-        Prospects { root: self.plan.root.clone(), inputs }
+        Prospects { root: self.plan.root.clone(), inputs, shared: self.shared.clone() }
     }
 
     fn judge(&mut self, node: &'a Node) -> Result<(Verdict, Option<Fingerprint>), StoreError> {

@@ -45,7 +45,7 @@ pub use forecast::{FactsNow, Forecast, Reuse, Verdict, facts_now, forecast, fore
 pub use listing::Records;
 pub use machine::free_memory;
 pub use manifest::{FileEntry, Manifest, Origin, Provenance};
-pub use plan::{Node, NodeInput, NodeSource, Plan};
+pub use plan::{Inspected, Node, NodeInput, NodeSource, Plan};
 pub use reason::{Cause, Reason};
 pub use registry::{Expand, Registry, StageInfo};
 pub use report::{Failure, NodeReport, Outcome, Report};
@@ -53,7 +53,7 @@ pub use run::{Event, Options, Watch, run};
 pub use schema::{ParameterInfo, pipeline_schema};
 pub use select::{Outside, Scope, SelectError};
 pub use spec::{Sources, Spec, read_duration};
-pub use stage::{Arity, Input, NoSettings, OtherInputs, Problem, Source, Stage};
+pub use stage::{Arity, Finding, Input, NoSettings, OtherInputs, Problem, Source, Stage};
 pub use store::{
     Artifact, Candidate, Damage, Draft, Examined, Found, Keep, Last, Lease, Lookup, PackError, PublishError, Store,
     StoreError, Sweep, Why,

@@ -19,12 +19,14 @@ use serde_json::Value;
 use crate::{
     code,
     diagnostic::{self, Diagnostic, Place},
+    footprint::{Prospect, Prospects, Shared},
     plan::reference::References,
     registry::{Expand, Registered, Registry, Work},
     spec::{
         NodeSpec, Spec,
         tree::{Shape, Tree},
     },
+    stage::Finding,
     suggestion,
 };
 
@@ -46,6 +48,29 @@ impl Plan {
     /// # Errors
     /// With every mistake of the pipeline at once, in reading order.
     pub fn resolve(spec: &Spec, registry: &Registry) -> Result<Self, Vec<Diagnostic>> {
+        let (mut mistakes, mut nodes, order) = Self::parts(spec, registry);
+        if mistakes.is_empty() { Ok(Self::of_parts(spec, &mut nodes, order)) } else { Err(sorted(&mut mistakes)) }
+    }
+
+    /// As [`Plan::resolve`], and lets every stage look further ([`crate::Stage::inspect`]): at scripts, at what is known of
+    /// inputs before they are made, at this machine. Runs no work and asks no store.
+    ///
+    /// # Errors
+    /// As [`Plan::resolve`]. Where settings alone are at fault there is a plan all the same, since a result that is there
+    /// already needs no work: they are in [`Inspected::unable`].
+    pub fn inspect(spec: &Spec, registry: &Registry) -> Result<Inspected, Vec<Diagnostic>> {
+        let (mut mistakes, mut nodes, order) = Self::parts(spec, registry);
+        let unable = inspect(spec, &nodes, &order, &mut mistakes);
+        if mistakes.is_empty() {
+            return Ok(Inspected { plan: Self::of_parts(spec, &mut nodes, order), unable });
+        }
+        mistakes.extend(unable.into_values().flatten());
+        Err(sorted(&mut mistakes))
+    }
+
+    /// The mistakes, the nodes without any as far as they can be told, in the order of the spec, and the order in which
+    /// they come.
+    fn parts(spec: &Spec, registry: &Registry) -> (Vec<Diagnostic>, Vec<Option<Node>>, Vec<usize>) {
         let mut mistakes = spec.mistakes.clone();
         for key in spec.defaults.iter().filter(|key| registry.get(&key.name).is_none()) {
             mistakes.push(unknown_stage(&key.name, key.mistake(code::UNKNOWN_STAGE, ""), registry));
@@ -56,16 +81,16 @@ impl Plan {
         for node in &spec.left_out {
             world.check_left_out(node, &mut mistakes);
         }
-        let mut nodes: Vec<Option<Node>> = (0..spec.nodes.len()).map(|at| world.resolve(at, &mut mistakes)).collect();
-        if !mistakes.is_empty() {
-            return Err(diagnostic::sorted(mistakes));
-        }
-        // Without mistakes every node was resolved, and comes once.
+        let nodes = (0..spec.nodes.len()).map(|at| world.resolve(at, &mut mistakes)).collect();
+        (mistakes, nodes, order)
+    }
+
+    /// Without mistakes every node was resolved, and comes once.
+    fn of_parts(spec: &Spec, nodes: &mut [Option<Node>], order: Vec<usize>) -> Self {
         let mut ordered = Vec::with_capacity(order.len());
         // Nodes are large: a vector that grew with them would move them again and again.
         ordered.extend(order.into_iter().filter_map(|at| nodes[at].take()));
-        let nodes = ordered;
-        Ok(Self { name: spec.name.clone(), root: spec.root.clone(), file: spec.file.clone(), nodes })
+        Self { name: spec.name.clone(), root: spec.root.clone(), file: spec.file.clone(), nodes: ordered }
     }
 
     /// Every node, each after the nodes it reads.
@@ -78,6 +103,55 @@ impl Plan {
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
     }
+}
+
+/// A plan whose stages looked further than at their parameters.
+#[derive(Debug)]
+pub struct Inspected {
+    pub plan: Plan,
+    /// Settings with which work cannot be done on this machine, by node: mistakes of every node that has work.
+    pub unable: BTreeMap<String, Vec<Diagnostic>>,
+}
+
+fn sorted(mistakes: &mut Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostic::sorted(std::mem::take(mistakes))
+}
+
+/// Lets every node that was resolved inspect what is known before anything is made. What is wrong with settings is
+/// returned, by node.
+fn inspect(
+    spec: &Spec,
+    nodes: &[Option<Node>],
+    order: &[usize],
+    mistakes: &mut Vec<Diagnostic>,
+) -> BTreeMap<String, Vec<Diagnostic>> {
+    let shared = Shared::default();
+    let mut outlines: BTreeMap<&str, Value> = BTreeMap::new();
+    let mut unable: BTreeMap<String, Vec<Diagnostic>> = BTreeMap::new();
+    for at in order {
+        let (written, Some(node)) = (&spec.nodes[*at], &nodes[*at]) else { continue };
+        let prospect = |name: &String| match outlines.get(name.as_str()) {
+            Some(outline) => (name.clone(), Prospect::Outlined(outline.clone())),
+            None => (name.clone(), Prospect::Unknown),
+        };
+        let inputs = node.inputs.iter().map(|input| (input.name.clone(), input.nodes.iter().map(prospect).collect()));
+        let prospects = Prospects { root: spec.root.clone(), inputs: inputs.collect(), shared: shared.clone() };
+        for finding in node.work.inspect(&prospects) {
+            match finding {
+                Finding::Parameter(problem) => {
+                    mistakes.push(parameters::refused(&problem, written, (&written.with, &node.with)));
+                }
+                Finding::Setting(problem) => {
+                    let mistake = parameters::refused(&problem, written, (&written.run, &node.settings));
+                    unable.entry(node.name.clone()).or_default().push(mistake);
+                }
+            }
+        }
+        if let Some(outline) = node.work.outline(&prospects) {
+            outlines.insert(&node.name, outline);
+        }
+    }
+    unable
 }
 
 /// What a node is held against.

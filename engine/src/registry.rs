@@ -14,7 +14,7 @@ use crate::{
     context::Context,
     footprint::{Footprint, Prospects},
     schema::{self, ParameterInfo},
-    stage::{Input, OtherInputs, Problem, Stage},
+    stage::{Finding, Input, OtherInputs, Problem, Stage},
 };
 
 /// What else a source file pulls in: `import`s of a script, say. Their bytes decide the result too.
@@ -100,7 +100,7 @@ pub(crate) struct Registered {
     pub parameters: Value,
     /// JSON Schema of `run:`.
     pub settings: Value,
-    pub prepare: fn(with: Value, run: Value) -> Result<Prepared, Unfit>,
+    prepare: fn(with: Value, run: Value) -> Result<Prepared, Unfit>,
 }
 
 impl Registered {
@@ -120,6 +120,14 @@ impl Registered {
             settings: schema::describe(&settings),
         };
         Self { info, parameters, settings, prepare: prepare::<S> }
+    }
+
+    /// Makes a node's work of what was written for it. Nested blocks inherit the stage's defaults here, so that no
+    /// stage has to see to it.
+    pub fn prepare(&self, mut with: Value, mut run: Value) -> Result<Prepared, Unfit> {
+        schema::inherit(&self.parameters, &mut with);
+        schema::inherit(&self.settings, &mut run);
+        (self.prepare)(with, run)
     }
 }
 
@@ -158,6 +166,11 @@ fn plain(value: &impl Serialize) -> serde_json::Result<Value> {
 pub(crate) trait Work: Send + Sync {
     fn run(&self, ctx: &Context) -> anyhow::Result<()>;
 
+    /// [`Stage::inspect`]
+    fn inspect(&self, _: &Prospects) -> Vec<Finding> {
+        Vec::new()
+    }
+
     /// [`Stage::outline`]
     fn outline(&self, _: &Prospects) -> Option<Value> {
         None
@@ -177,6 +190,10 @@ struct Job<S: Stage> {
 impl<S: Stage> Work for Job<S> {
     fn run(&self, ctx: &Context) -> anyhow::Result<()> {
         self.stage.run(&self.settings, ctx)
+    }
+
+    fn inspect(&self, inputs: &Prospects) -> Vec<Finding> {
+        self.stage.inspect(&self.settings, inputs)
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {

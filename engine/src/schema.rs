@@ -2,12 +2,14 @@
 //! Knows nothing of YAML; a schema is what schemars derives from the stage's struct.
 
 mod check;
+mod defaults;
 mod pipeline;
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 pub(crate) use check::{Subject, check, sources};
+pub(crate) use defaults::inherit;
 pub use pipeline::pipeline_schema;
 
 use crate::stage::Source;
@@ -30,10 +32,13 @@ pub struct ParameterInfo {
     pub parameters: Vec<ParameterInfo>,
 }
 
-/// The schema of a type, without references unless the type contains itself.
+/// The schema of a type, without references unless the type contains itself. The default of every key of a nested block
+/// is the one that the type has for it there.
 pub(crate) fn of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<T>().to_value()
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    defaults::push_down(&mut schema);
+    schema
 }
 
 /// The doc comment.

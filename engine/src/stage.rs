@@ -43,7 +43,14 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
         Vec::new()
     }
 
-    /// What is known of the result before it is made, for the footprints of the stages that read it.
+    /// Mistakes that are seen only by looking further than at the parameters: at the files that they name, at what is
+    /// known of the inputs before they are made, at this machine. What is reported is certain to fail; what only may
+    /// fail is left to the work.
+    fn inspect(&self, _settings: &Self::Settings, _inputs: &Prospects) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    /// What is known of the result before it is made, for the footprints and inspections of the stages that read it.
     fn outline(&self, _inputs: &Prospects) -> Option<Value> {
         None
     }
@@ -114,6 +121,16 @@ impl Problem {
     pub fn below(self, block: &str) -> Self {
         Self { parameter: format!("{block}.{}", self.parameter), ..self }
     }
+}
+
+/// What [`Stage::inspect`] found, by where it is mended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// In a parameter.
+    Parameter(Problem),
+    /// In a setting, named by its path below `run:`: the work cannot be done on this machine. A result that is there
+    /// already is used all the same.
+    Setting(Problem),
 }
 
 /// A file or folder whose bytes decide the result. The path itself does not.

@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use burn::tensor::Device;
+use engine::{Finding, Problem, Prospects};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,13 @@ impl Compute {
             (None, _) => Precision::F32,
         };
         Ok(Place { device, precision })
+    }
+
+    /// That this binary or this machine has no such device.
+    #[must_use]
+    pub fn finding(&self, inputs: &Prospects) -> Option<Finding> {
+        let missing = inputs.once(&self.device.to_string(), || self.device.find().err().map(|error| error.to_string()));
+        missing.as_ref().as_ref().map(|message| Finding::Setting(Problem::new("device", message)))
     }
 
     /// On the CPU in f32, where operations are fused and what they hold is known.

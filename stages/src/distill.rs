@@ -1,7 +1,7 @@
 //! Distillation as DeepSeek-R1 does it: the teacher answers, rules keep, the student learns the answers.
 
 use anyhow::{Context as _, Result};
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -46,6 +46,10 @@ impl Stage for Distill {
 
     fn resolve(&mut self) {
         self.learn.resolve();
+    }
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        self.teach.findings("teach.", "teacher", inputs).into_iter().chain(compute.finding(inputs)).collect()
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {

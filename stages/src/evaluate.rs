@@ -4,7 +4,7 @@ mod card;
 mod interval;
 
 use anyhow::{Context as _, Result, ensure};
-use engine::{Arity, Context, Footprint, Input, InputArtifact, Problem, Prospects, Source, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, InputArtifact, Problem, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,8 +16,9 @@ use crate::{
     decode::Sampling,
     device::Compute,
     footprint::Work,
+    inspection::{self, Plugin},
     rejection::as_sample,
-    script::Script,
+    script::{Script, Use},
     text::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows, prompt_text},
@@ -51,6 +52,7 @@ pub struct Evaluate {
     pub by: Option<String>,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 
@@ -80,6 +82,17 @@ impl Stage for Evaluate {
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
         Work { inputs, compute }.answering("policies", self.samples, &self.sampling)
+    }
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        let plugin = Plugin { parameter: "score", source: &self.score, params: &self.params, used: Use::Score };
+        let prompts = inspection::rows_of(inputs, "prompts");
+        let by = self.by.iter().filter_map(|field| inspection::missing_field("by", field, &prompts));
+        let mut found = plugin.findings(inputs, "prompts");
+        found.extend(by);
+        found.extend(inspection::room("sampling.max_new_tokens", self.sampling.max_new_tokens, "policies", inputs));
+        found.extend(compute.finding(inputs));
+        found
     }
 
     fn check(&self) -> Vec<Problem> {

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use engine::{Arity, Cancelled, Context, Input, NoSettings, Source, Stage};
+use engine::{Arity, Cancelled, Context, Finding, Input, NoSettings, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     data::rows::{self, Row},
-    script::{Keep, Script},
+    inspection::{self, Plugin},
+    script::{Keep, Script, Use},
 };
 
 /// Keeps the rows that a plugin wants, in their order. Why the others were dropped is in the node's metrics.
@@ -31,6 +33,19 @@ impl Stage for Filter {
         &[Input { name: "rows", kinds: &["rows"], arity: Arity::One, about: "What to choose from." }];
     const OUTPUT: &'static str = "rows";
     type Settings = NoSettings;
+
+    fn inspect(&self, _: &NoSettings, inputs: &Prospects) -> Vec<Finding> {
+        self.plugin().findings(inputs, "rows")
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        let (script, rows) = (self.plugin().script(inputs)?, inspection::rows_of(inputs, "rows"));
+        inspection::outline(inspection::made(move || {
+            let verdicts = script.keep_rows(&rows, 0)?;
+            let kept = rows.into_iter().zip(verdicts).filter(|(_, verdict)| *verdict == Keep::Yes);
+            Ok(kept.map(|(row, _)| row).collect())
+        }))
+    }
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
         let script = Script::open_in(ctx, &self.script, &self.params)?;
@@ -58,6 +73,12 @@ impl Stage for Filter {
         }
         rows::write(ctx.output(), kept)?;
         Ok(())
+    }
+}
+
+impl Filter {
+    fn plugin(&self) -> Plugin<'_> {
+        Plugin { parameter: "script", source: &self.script, params: &self.params, used: Use::KeepRow }
     }
 }
 

@@ -39,9 +39,27 @@ const ORDER: [&str; 8] =
 #[must_use]
 pub fn outline(inputs: &Prospects, policy: &str) -> Option<Value> {
     match inputs.of(policy) {
+        // Of a model that is not made yet it may be less than that.
+        [(_, Prospect::Outlined(outline))] => Some(outline.clone()),
         [(_, prospect)] => config(prospect).map(|config| Value::Object(config.to_hf())),
         _ => None,
     }
+}
+
+/// What is known of a model whose vocabulary is not: how many tokens it takes.
+#[must_use]
+pub fn outline_of_context(context: usize) -> Value {
+    serde_json::json!({ "context": context })
+}
+
+/// The most tokens that a model takes, where that is known.
+#[must_use]
+pub fn context(prospect: &Prospect) -> Option<usize> {
+    let outlined = match prospect {
+        Prospect::Outlined(outline) => outline["context"].as_u64(),
+        Prospect::There(_) | Prospect::Unknown => None,
+    };
+    config(prospect).map(|config| config.context()).or(outlined.and_then(|context| usize::try_from(context).ok()))
 }
 
 fn config(prospect: &Prospect) -> Option<Config> {

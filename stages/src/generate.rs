@@ -1,16 +1,18 @@
 //! Rows that a plugin draws: problems with answers, made as they are needed.
 //! Knows nothing of what is in them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
-use engine::{Cancelled, Context, Input, NoSettings, Source, Stage};
+use engine::{Cancelled, Context, Finding, Input, NoSettings, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     data::rows::{self, Row},
-    script::Script,
+    inspection::{self, Plugin},
+    script::{Script, Use},
 };
 
 /// Draws rows with a plugin. Row by row they depend on the seed alone: more rows begin with the same ones.
@@ -36,6 +38,17 @@ impl Stage for Generate {
     const INPUTS: &'static [Input] = &[];
     const OUTPUT: &'static str = "rows";
     type Settings = NoSettings;
+
+    fn inspect(&self, _: &NoSettings, inputs: &Prospects) -> Vec<Finding> {
+        let mut found = self.plugin().findings(inputs, "");
+        let unique = self.unique.iter();
+        found.extend(unique.filter_map(|field| inspection::missing_field("unique", field, &self.first_rows(inputs))));
+        found
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        inspection::outline(self.first_rows(inputs).to_vec())
+    }
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
         let script = Script::open_in(ctx, &self.script, &self.params)?;
@@ -70,6 +83,24 @@ impl Stage for Generate {
 }
 
 impl Generate {
+    fn plugin(&self) -> Plugin<'_> {
+        Plugin { parameter: "script", source: &self.script, params: &self.params, used: Use::Draw }
+    }
+
+    /// Rows as the plugin draws them, by another seed than the node's.
+    fn first_rows(&self, inputs: &Prospects) -> Arc<Vec<Row>> {
+        let drawn = || {
+            let script = self.plugin().script(inputs)?;
+            let draw = move || {
+                let drawn = script.draw_rows(0, 0..inspection::ROWS as u64)?;
+                Ok(drawn.into_iter().flatten().take(inspection::ROWS).collect())
+            };
+            Some(inspection::made(draw))
+        };
+        let key = format!("{} {}", self.script.0.display(), Value::Object(self.params.clone()));
+        inputs.once(&key, || drawn().unwrap_or_default())
+    }
+
     /// After how many draws the plugin is taken to have nothing new to give.
     fn patience(&self) -> u64 {
         20 * self.rows as u64 + 1000

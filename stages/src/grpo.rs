@@ -12,7 +12,7 @@ mod rollout;
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail, ensure};
-use engine::{Arity, Cancelled, Context, Footprint, Input, Problem, Prospects, Source, Stage};
+use engine::{Arity, Cancelled, Context, Finding, Footprint, Input, Problem, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -25,6 +25,7 @@ use crate::{
     decode::Sampling,
     device::Compute,
     footprint::{self, Learner, Questions, Reference, Work},
+    inspection::{self, Plugin},
     nn::{
         decoder::Decoder,
         lora::{Adapter, Lora},
@@ -37,7 +38,7 @@ use crate::{
         advantage::{self, Advantage},
         objective::{self, Coefficients, Objective, Tokens},
     },
-    script::Script,
+    script::{Script, Use},
     text::{
         chat::Chat,
         complete::{Speaker, prompt_text},
@@ -123,6 +124,7 @@ pub struct Grpo {
     /// reference policy is then the same weights without the adapter where it begins here, and with a frozen copy of
     /// it where the policy came with one, or after a `reference_refresh`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub lora: Option<Lora>,
     /// Texts that end a completion, beside the end-of-sequence tokens.
     #[serde(default)]
@@ -141,6 +143,7 @@ pub struct Grpo {
     pub logprob_tolerance: f32,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 
@@ -216,6 +219,17 @@ impl Stage for Grpo {
             Problem::new("lora.dropout", message)
         });
         fit::adapter_problems(self.lora.as_ref()).chain(dropout).chain(self.template.check()).collect()
+    }
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        let plugin = Plugin { parameter: "reward", source: &self.reward, params: &self.params, used: Use::Reward };
+        let Settings { steps, sampling, .. } = self.in_force();
+        let mut found = plugin.findings(inputs, "prompts");
+        if steps > 0 {
+            found.extend(inspection::room("max_new_tokens", sampling.max_new_tokens, "policy", inputs));
+        }
+        found.extend(compute.finding(inputs));
+        found
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {

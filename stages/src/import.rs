@@ -27,6 +27,7 @@ pub struct Import {
     /// A folder in the format of PEFT, with `adapter_config.json` and `adapter_model.safetensors`, or one on the Hub as
     /// above: the policy carries that adapter then. One that lies in `path` is found there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub adapter: Option<Place>,
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     data::checkpoint::Checkpoint,
+    footprint,
     nn::{shape::Shape, weights},
     text::tokenizer::Tokenizer,
 };
@@ -39,7 +40,9 @@ impl Stage for Init {
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
-        let [(_, Prospect::There(folder))] = inputs.of("tokenizer") else { return None };
+        let [(_, Prospect::There(folder))] = inputs.of("tokenizer") else {
+            return Some(footprint::outline_of_context(self.0.context));
+        };
         let config = self.0.config(Tokenizer::open(folder).ok()?.vocab_size()).ok()?;
         Some(Value::Object(config.to_hf()))
     }

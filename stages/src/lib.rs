@@ -20,6 +20,7 @@ pub mod grpo;
 pub mod hub;
 pub mod import;
 pub mod init;
+mod inspection;
 pub mod kernels;
 pub mod load;
 pub mod logprobs;

@@ -4,11 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    fs::File,
+    io::Read,
     path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use engine::{Context, Input, NoSettings, Problem, Stage};
+use engine::{Context, Input, NoSettings, Problem, Prospects, Stage};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -23,6 +25,7 @@ use crate::{
         rows::{self, Row},
     },
     hub::{self, Kind, Place, Reference, Repository},
+    inspection,
     text::fields,
 };
 
@@ -88,6 +91,10 @@ impl Stage for Load {
     const INPUTS: &'static [Input] = &[];
     const OUTPUT: &'static str = "rows";
     type Settings = NoSettings;
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        inspection::outline(self.first_rows(inputs))
+    }
 
     fn check(&self) -> Vec<Problem> {
         if self.path.0.is_empty() {
@@ -155,7 +162,47 @@ fn located(index: usize, place: &Place, ctx: &Context) -> Result<Vec<(PathBuf, P
 /// So many values of a field are listed in a message.
 const MOST_SHOWN: usize = 12;
 
+/// Bytes of a file that are read to learn which fields its rows have: some rows of most files.
+const LOOKED_AT: u64 = 64 << 10;
+
 impl Load {
+    /// The first rows that are kept of files that are simple to look into: lines of JSON as they are.
+    fn first_rows(&self, inputs: &Prospects) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for place in &self.path.0 {
+            let Place::Here(source) = place else { continue };
+            let is_lines = match self.format {
+                Format::Auto => source.0.extension().is_some_and(|extension| extension == "jsonl"),
+                format => format == Format::Jsonl,
+            };
+            let path = inputs.source(source);
+            if !is_lines || !path.is_file() {
+                continue;
+            }
+            let mut text = Vec::new();
+            let read = File::open(path).and_then(|file| file.take(LOOKED_AT).read_to_end(&mut text));
+            if read.is_err() {
+                continue;
+            }
+            // The last line may be cut off.
+            let is_whole = |line: &&[u8]| line.ends_with(b"\n") || (text.len() as u64) < LOOKED_AT;
+            let lines = text.split_inclusive(|byte| *byte == b'\n').filter(is_whole);
+            let read = lines.filter_map(|line| self.read(serde_json::from_slice(rows::without_mark(line)).ok()?).ok());
+            rows.extend(read.filter(|row| self.keeps(row)).take(inspection::ROWS));
+        }
+        rows
+    }
+
+    /// A row as it is kept.
+    fn read(&self, row: Row) -> Result<Row> {
+        let mut row = self.renamed(row)?;
+        self.read_texts(&mut row)?;
+        if let Some(field) = &self.sharegpt {
+            conversation::convert(&mut row, field)?;
+        }
+        Ok(row)
+    }
+
     /// The row with its fields renamed, in their old places.
     fn renamed(&self, row: Row) -> Result<Row> {
         for old in self.fields.values() {

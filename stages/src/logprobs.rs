@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Cancelled, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Cancelled, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,7 @@ pub struct Logprobs {
     pub top: usize,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 
@@ -58,6 +59,10 @@ impl Stage for Logprobs {
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
         Work { inputs, compute }.scoring("policy", "rows", self.loss)
+    }
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        compute.finding(inputs).into_iter().collect()
     }
 
     fn check(&self) -> Vec<Problem> {

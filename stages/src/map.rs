@@ -2,13 +2,15 @@
 //! Knows nothing of what is in them.
 
 use anyhow::{Result, bail};
-use engine::{Arity, Cancelled, Context, Input, NoSettings, Source, Stage};
+use engine::{Arity, Cancelled, Context, Finding, Input, NoSettings, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     data::rows::{self, Row},
-    script::Script,
+    inspection::{self, Plugin},
+    script::{Script, Use},
 };
 
 /// Makes of every row what a plugin gives for it, in their order: another row, several, or none.
@@ -30,6 +32,15 @@ impl Stage for Map {
     const OUTPUT: &'static str = "rows";
     type Settings = NoSettings;
 
+    fn inspect(&self, _: &NoSettings, inputs: &Prospects) -> Vec<Finding> {
+        self.plugin().findings(inputs, "rows")
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        let (script, rows) = (self.plugin().script(inputs)?, inspection::rows_of(inputs, "rows"));
+        inspection::outline(inspection::made(move || Ok(script.map_rows(&rows, 0)?.into_iter().flatten().collect())))
+    }
+
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
         let script = Script::open_in(ctx, &self.script, &self.params)?;
         let rows = rows::read(&ctx.input("rows")?.path)?;
@@ -48,6 +59,12 @@ impl Stage for Map {
         }
         rows::write(ctx.output(), made)?;
         Ok(())
+    }
+}
+
+impl Map {
+    fn plugin(&self) -> Plugin<'_> {
+        Plugin { parameter: "script", source: &self.script, params: &self.params, used: Use::Map }
     }
 }
 

@@ -4,12 +4,14 @@
 use std::{collections::HashSet, path::Path};
 
 use anyhow::{Result, bail, ensure};
-use engine::{Arity, Context, Input, NoSettings, Problem, Stage};
+use engine::{Arity, Context, Input, NoSettings, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     data::rows::{self, Row},
+    inspection,
     random::Stream,
     text::{encode, tokenizer::Tokenizer},
 };
@@ -66,6 +68,10 @@ impl Stage for Merge {
     ];
     const OUTPUT: &'static str = "rows";
     type Settings = NoSettings;
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        inspection::outline(inspection::rows_of(inputs, "rows"))
+    }
 
     fn check(&self) -> Vec<Problem> {
         let problem = |message: &str| Problem::new("weights", message);

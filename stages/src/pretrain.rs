@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,6 +44,7 @@ pub struct Pretrain {
     /// Which documents share a step: with `best_fit`, `batch` counts blocks, and a document longer than a block, or than
     /// the model's context, becomes as many as it needs.
     #[serde(skip_serializing_if = "Packing::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub packing: Packing,
     /// The learning rate after warming up.
     #[schemars(range(min = 0.0))]
@@ -64,12 +65,14 @@ pub struct Pretrain {
     pub patience: Option<u64>,
     /// By how much a look must be lower than the best before it to renew `patience`.
     #[serde(skip_serializing_if = "fit::is_any")]
+    #[schemars(!skip_serializing_if)]
     #[schemars(range(min = 0.0))]
     pub min_delta: f64,
     /// Which weights are the result.
     pub keep: Keep,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 
@@ -115,6 +118,19 @@ impl Stage for Pretrain {
     ];
     const OUTPUT: &'static str = "checkpoint";
     type Settings = Compute;
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        let mut found: Vec<Finding> = compute.finding(inputs).into_iter().collect();
+        if self.windows == Windows::Random && self.steps > 0 {
+            let of_policy =
+                inputs.of("policy").iter().filter_map(|(node, policy)| Some((node, footprint::context(policy)?)));
+            found.extend(of_policy.filter(|(_, context)| self.block > *context).map(|(node, context)| {
+                let message = format!("`block` is {}, and the context of `{node}` holds {context} tokens", self.block);
+                Finding::Parameter(Problem::new("block", message))
+            }));
+        }
+        found
+    }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
         footprint::outline(inputs, "policy")

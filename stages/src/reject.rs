@@ -1,11 +1,12 @@
 //! Rejection sampling as a node: what a policy says and a script keeps becomes training data.
 
 use anyhow::Result;
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{data::rows, device::Compute, footprint::Work, rejection::Rejection, text::complete::Policy};
+use crate::{data::rows, device::Compute, footprint::Work, rejection::Rejection, sample, text::complete::Policy};
 
 /// Samples every prompt several times and keeps what a script accepts (DeepSeek-R1, section 2.3.3).
 ///
@@ -27,6 +28,14 @@ impl Stage for Reject {
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
         Work { inputs, compute }.answering("policy", self.0.samples, &self.0.sampling)
+    }
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        self.0.findings("", "policy", inputs).into_iter().chain(compute.finding(inputs)).collect()
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        sample::outline(inputs)
     }
 
     fn check(&self) -> Vec<Problem> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use engine::{Context, Source};
+use engine::{Context, Finding, Prospects, Source};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,8 +13,9 @@ use crate::{
     data::rows::Row,
     decode::Sampling,
     device::Compute,
+    inspection::{self, Plugin},
     sample::answered,
-    script::{Keep, Sample, Script},
+    script::{Keep, Sample, Script, Use},
     text::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows, prompt_text},
@@ -45,6 +46,7 @@ pub struct Rejection {
     pub stop: Vec<String>,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 
@@ -53,6 +55,17 @@ fn four() -> usize {
 }
 
 impl Rejection {
+    /// What is wrong with the plugin, and completions for which the context of `policy` has no room. `block`: what stands
+    /// before the parameters' names, with its dot.
+    #[must_use]
+    pub fn findings(&self, block: &str, policy: &str, inputs: &Prospects) -> Vec<Finding> {
+        let (keep, tokens) = (format!("{block}keep"), format!("{block}sampling.max_new_tokens"));
+        let plugin = Plugin { parameter: &keep, source: &self.keep, params: &self.params, used: Use::KeepSample };
+        let mut found = plugin.findings(inputs, "prompts");
+        found.extend(inspection::room(&tokens, self.sampling.max_new_tokens, policy, inputs));
+        found
+    }
+
     /// Samples all prompts and returns the kept rows. Records how many were sampled, kept and dropped for each
     /// reason, and how many prompts kept nothing.
     ///

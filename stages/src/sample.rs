@@ -1,16 +1,17 @@
 //! Lets a policy answer prompts, and writes down what it said. Judges nothing.
 
 use anyhow::Result;
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     data::{rows, rows::Row},
-    decode::Sampling,
+    decode::{Finish, Sampling},
     device::Compute,
     footprint::Work,
+    inspection,
     text::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows},
@@ -32,6 +33,7 @@ pub struct Sample {
     pub logprobs: bool,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 
@@ -54,6 +56,15 @@ impl Stage for Sample {
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
         Work { inputs, compute }.answering("policy", self.samples, &self.sampling)
+    }
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        let room = inspection::room("sampling.max_new_tokens", self.sampling.max_new_tokens, "policy", inputs);
+        room.into_iter().chain(compute.finding(inputs)).collect()
+    }
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        outline(inputs)
     }
 
     fn check(&self) -> Vec<Problem> {
@@ -92,6 +103,13 @@ impl Sample {
         }
         row
     }
+}
+
+/// Rows as `sample` and `reject` make them, of the prompts that are known: their fields are sure, what is said is not.
+pub(crate) fn outline(inputs: &Prospects) -> Option<Value> {
+    let completed = Completed { text: "2".into(), tokens: vec![0], logprobs: vec![0.0], finish: Finish::Eos };
+    let prompts = inspection::rows_of(inputs, "prompts");
+    inspection::outline(prompts.iter().map(|prompt| answered(prompt, &completed, 0)).collect())
 }
 
 /// A prompt's row with a completion: text to read and the very tokens that were sampled.

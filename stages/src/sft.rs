@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::{Result, bail, ensure};
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -68,15 +68,18 @@ pub struct Sft {
     pub patience: Option<u64>,
     /// By how much a look must be lower than the best before it to renew `patience`.
     #[serde(skip_serializing_if = "fit::is_any")]
+    #[schemars(!skip_serializing_if)]
     #[schemars(range(min = 0.0))]
     pub min_delta: f64,
     /// Which weights are the result.
     pub keep: Keep,
     /// Learns a low-rank adapter and leaves the policy's weights as they are; without it all weights learn.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub lora: Option<Lora>,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
+    #[schemars(!skip_serializing_if)]
     pub template: Chat,
 }
 
@@ -144,6 +147,10 @@ impl Stage for Sft {
             .chain(fit::patience_problem(self.patience, self.min_delta, self.validate_every))
             .chain(self.template.check())
             .collect()
+    }
+
+    fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
+        compute.finding(inputs).into_iter().collect()
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {

@@ -2,13 +2,14 @@
 //! Knows nothing of seeds: which side a prompt falls on is a property of the prompt.
 
 use anyhow::{Context as _, Result, ensure};
-use engine::{Arity, Context, Input, NoSettings, Problem, Stage};
+use engine::{Arity, Context, Input, NoSettings, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     data::rows::{self, Row},
+    inspection,
     text::fields,
 };
 
@@ -63,6 +64,10 @@ impl Stage for Split {
         &[Input { name: "rows", kinds: &["rows"], arity: Arity::One, about: "What to divide." }];
     const OUTPUT: &'static str = "rows";
     type Settings = NoSettings;
+
+    fn outline(&self, inputs: &Prospects) -> Option<Value> {
+        inspection::outline(inspection::rows_of(inputs, "rows"))
+    }
 
     fn check(&self) -> Vec<Problem> {
         if self.test >= 1.0 && self.test.fract() != 0.0 {

@@ -1,7 +1,9 @@
 //! What a user sees: files in, words out, by the real binary in a folder of its own.
 
 mod chat;
+mod check;
 mod client;
+mod defaults;
 mod families;
 mod file;
 mod hostile_scripts;

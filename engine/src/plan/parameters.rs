@@ -42,7 +42,7 @@ pub(super) fn resolve(
         sources(world, node, stage, &node.with, mistakes);
         return None;
     }
-    let prepared = match (stage.prepare)(node.with.to_value(), node.run.to_value()) {
+    let prepared = match stage.prepare(node.with.to_value(), node.run.to_value()) {
         Ok(prepared) => prepared,
         Err(unfit) => {
             let (tree, error) = match &unfit {
@@ -54,7 +54,8 @@ pub(super) fn resolve(
             return None;
         }
     };
-    mistakes.extend(prepared.problems.iter().map(|problem| refused(problem, node, &prepared.with)));
+    let problems = prepared.problems.iter();
+    mistakes.extend(problems.map(|problem| refused(problem, node, (&node.with, &prepared.with))));
     let with = Tree::from_value(&prepared.with, &node.key.span);
     let sources = sources(world, node, stage, &with, mistakes);
     Some(Parameters { with: prepared.with, settings: prepared.settings, sources, work: prepared.work })
@@ -104,15 +105,15 @@ fn point_to_the_other_block(mistake: &mut Diagnostic, node: &NodeSpec, stage: &S
     }
 }
 
-/// What the stage itself says of its parameters, at the place of the one it names.
-fn refused(problem: &Problem, node: &NodeSpec, with: &Value) -> Diagnostic {
+/// What the stage itself says of its parameters, at the place of the one it names. `block`: as written, and in force.
+pub(super) fn refused(problem: &Problem, node: &NodeSpec, block: (&Tree, &Value)) -> Diagnostic {
     let steps: Vec<&str> = problem.parameter.split('.').collect();
-    let written = node.with.at(&steps);
+    let written = block.0.at(&steps);
     let diagnostic = match written {
         Some(tree) => tree.mistake(code::REFUSED, &problem.message),
         None => node.key.mistake(code::REFUSED, &problem.message),
     };
-    let label = match with.pointer(&format!("/{}", steps.join("/"))) {
+    let label = match block.1.pointer(&format!("/{}", steps.join("/"))) {
         Some(value) if written.is_none() => format!("here `{}` is {value} by default", problem.parameter),
         _ => String::new(),
     };

@@ -154,7 +154,8 @@ impl Job<'_> {
         let there = |(node, artifact): &(String, Artifact)| (node.clone(), Prospect::There(artifact.data()));
         let inputs = self.node.inputs.iter().zip(&self.inputs);
         let inputs = inputs.map(|(input, all)| (input.name.clone(), all.iter().map(there).collect())).collect();
-        let footprint = self.node.work.footprint(&Prospects { root: plan.root.clone(), inputs })?;
+        let prospects = Prospects { root: plan.root.clone(), inputs, ..Prospects::default() };
+        let footprint = self.node.work.footprint(&prospects)?;
         footprint.refusal(&self.node.settings, free_memory()?)
     }
 

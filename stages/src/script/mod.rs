@@ -18,6 +18,7 @@
 //! `params` is a constant map in every function: the stage's `params:`, empty where there are none.
 //! A function may also take it as its last argument.
 
+mod check;
 mod error;
 #[cfg(test)]
 mod fuzz;
@@ -48,6 +49,7 @@ use rayon::prelude::*;
 use rhai::{AST, Dynamic, Engine, Scope};
 
 pub use self::{
+    check::Use,
     error::{Error, Mistake},
     imports::imports,
     keep::Keep,

@@ -75,7 +75,7 @@ fn plugins(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn register(engine: &mut Engine) {
+pub(super) fn register(engine: &mut Engine) {
     type Asserted = Result<(), Box<EvalAltResult>>;
     let assert = |truth: bool, message: &str| -> Asserted { if truth { Ok(()) } else { Err(message.into()) } };
     engine.register_fn("assert", move |truth: bool| assert(truth, "assertion failed"));
