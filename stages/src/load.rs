@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use engine::{Context, Input, NoSettings, Problem, Stage};
+use engine::{Cancelled, Context, Input, Problem, Stage};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     data::{
         conversation,
-        files::{self, Format, Placed, excerpt},
+        files::{Format, Limits, Placed, Table, excerpt},
         rows::{self, Row},
     },
     hub::{self, Kind, Place, Reference, Repository},
@@ -87,7 +87,7 @@ impl Stage for Load {
     const VERSION: u32 = 1;
     const INPUTS: &'static [Input] = &[];
     const OUTPUT: &'static str = "rows";
-    type Settings = NoSettings;
+    type Settings = Limits;
 
     fn check(&self) -> Vec<Problem> {
         if self.path.0.is_empty() {
@@ -98,19 +98,27 @@ impl Stage for Load {
         places.filter_map(|(index, place)| place.check(&parameter(index), Kind::Dataset)).collect()
     }
 
-    fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
-        let mut kept: Vec<Row> = Vec::new();
+    fn run(&self, limits: &Limits, ctx: &Context) -> Result<()> {
+        let mut writer = rows::Writer::create(ctx.output())?;
         let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        let (mut read, mut converted) = (0_usize, 0_usize);
+        let (mut read, mut kept, mut converted) = (0_usize, 0_usize, 0_usize);
         let mut found = Vec::new();
         for (index, place) in self.path.0.iter().enumerate() {
             found.extend(located(index, place, ctx)?);
         }
         for (named, opened) in &found {
-            for Placed { place, row } in files::read(named, opened, self.format, self.list.as_deref())? {
+            let table = Table { named, opened, format: self.format, list: self.list.as_deref(), limits: *limits };
+            table.each(&mut |Placed { place, row }| {
+                if read.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                    ensure!(!ctx.cancelled(), Cancelled);
+                }
                 read += 1;
-                let shown = |row: &Row| format!("{place}: in {}", excerpt(&Value::Object(row.clone())));
-                let mut row = self.renamed(row.clone()).with_context(|| shown(&row))?;
+                let shown = |row: &Row| format!("{place}: in {}", shown(row));
+                let mut row = if self.fields.is_empty() {
+                    row
+                } else {
+                    self.renamed(&row).with_context(|| shown(&row))?
+                };
                 self.read_texts(&mut row).with_context(|| shown(&row))?;
                 if let Some(field) = &self.sharegpt {
                     converted += usize::from(conversation::convert(&mut row, field).with_context(|| shown(&row))?);
@@ -119,22 +127,29 @@ impl Stage for Load {
                 for field in self.keep.keys() {
                     let values = seen.entry(field).or_default();
                     if let Some(value) = row.get(field).filter(|_| values.len() < MOST_SHOWN) {
-                        values.insert(value.to_string());
+                        values.insert(excerpt(value));
                     }
                 }
-                if self.keeps(&row) && self.limit.is_none_or(|limit| kept.len() < limit) {
-                    kept.push(row);
+                if self.keeps(&row) && self.limit.is_none_or(|limit| kept < limit) {
+                    writer.push(&row)?;
+                    kept += 1;
                 }
-            }
+                Ok(())
+            })?;
         }
         ensure!(read > 0, "no rows in {}", self.path);
-        ensure!(!kept.is_empty(), "`where` keeps none of the {read} rows of {}{}", self.path, described(&seen));
-        let counts = [("read", read as f64), ("kept", kept.len() as f64), ("converted", converted as f64)];
+        ensure!(kept > 0, "`where` keeps none of the {read} rows of {}{}", self.path, described(&seen));
+        let counts = [("read", read as f64), ("kept", kept as f64), ("converted", converted as f64)];
         // Told only where it was asked for.
         ctx.record(0, &counts[..2 + usize::from(self.sharegpt.is_some())])?;
-        rows::write(ctx.output(), kept)?;
+        writer.finish()?;
         Ok(())
     }
+}
+
+/// A row for a message, cut where it is long.
+fn shown(row: &Row) -> String {
+    excerpt(&Value::Object(row.clone()))
 }
 
 /// The files of a place: what messages call each, and where it lies. Those of the Hub are fetched.
@@ -152,19 +167,21 @@ fn located(index: usize, place: &Place, ctx: &Context) -> Result<Vec<(PathBuf, P
     Ok(names.iter().map(|name| PathBuf::from(format!("{text}: {name}"))).zip(opened).collect())
 }
 
+/// So many rows are read between two looks at whether the run was cancelled.
+const ROWS_BETWEEN_LOOKS: usize = 1024;
 /// So many values of a field are listed in a message.
 const MOST_SHOWN: usize = 12;
 
 impl Load {
     /// The row with its fields renamed, in their old places.
-    fn renamed(&self, row: Row) -> Result<Row> {
+    fn renamed(&self, row: &Row) -> Result<Row> {
         for old in self.fields.values() {
-            ensure!(row.contains_key(old), "no field `{old}`; the row has {}", fields::names(&row));
+            ensure!(row.contains_key(old), "no field `{old}`; the row has {}", fields::names(row));
         }
         let mut renamed = Row::new();
         for (name, value) in row {
-            let new: Vec<&String> = self.fields.iter().filter(|(_, old)| **old == name).map(|(new, _)| new).collect();
-            for name in if new.is_empty() { vec![&name] } else { new } {
+            let new: Vec<&String> = self.fields.iter().filter(|(_, old)| *old == name).map(|(new, _)| new).collect();
+            for name in if new.is_empty() { vec![name] } else { new } {
                 let earlier = renamed.insert(name.clone(), value.clone());
                 ensure!(earlier.is_none(), "two fields would be named `{name}`");
             }
@@ -387,7 +404,7 @@ mod tests {
         bench.file("rows.data", ROWS);
         assert_eq!(
             bench.complaint::<Load>(json!({ "path": "rows.data" }), &[]),
-            "rows.data: nothing is known of the extension `data`\n  hint: say what it is with `format: jsonl`, `json`, `csv`, `tsv`, `parquet`, `text` or `lines`"
+            "rows.data: nothing is known of the extension `data`\n  hint: say what it is with `format: jsonl`, `json`, `csv`, `semicolon`, `tsv`, `parquet`, `text` or `lines`"
         );
         assert_eq!(bench.made::<Load>(json!({ "path": "rows.data", "format": "jsonl" }), &[]).unwrap().len(), 3);
     }

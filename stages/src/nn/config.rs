@@ -285,6 +285,8 @@ impl Config {
             self.num_attention_heads,
             self.num_key_value_heads
         );
+        let (head_dim, most) = (self.head_dim, most("head_dim"));
+        ensure!(head_dim <= most, "heads of {head_dim} channels; at most {most} are supported");
         ensure!(
             self.family == Family::Gpt2 || (self.head_dim > 0 && self.head_dim.is_multiple_of(2)),
             "`head_dim` is {}: rotary positions turn halves of a head, so it must be even",
@@ -319,7 +321,7 @@ fn gpt2(keys: &Keys) -> Result<Config> {
     ensure!(is_scaled, "`scale_attn_weights` is false, which is not supported; supported: true");
     let (hidden_size, heads) = (keys.count("n_embd")?, keys.count("n_head")?);
     ensure!(hidden_size.is_multiple_of(heads), "`n_embd` ({hidden_size}) must be a multiple of `n_head` ({heads})");
-    Ok(Config {
+    let config = Config {
         family: Family::Gpt2,
         vocab_size: keys.count("vocab_size")?,
         hidden_size,
@@ -339,7 +341,9 @@ fn gpt2(keys: &Keys) -> Result<Config> {
         output_bias: true,
         mlp_bias: true,
         qk_norm: false,
-    })
+    };
+    config.check()?;
+    Ok(config)
 }
 
 /// Refuses every key whose value would change what the model computes in a way the decoder does not follow.
@@ -397,6 +401,20 @@ pub(super) fn decimal(value: f32) -> Value {
     json!(shortest)
 }
 
+/// The largest count that a key may have. Tensors are listed by these numbers and tables made by them before a file of
+/// weights is looked at; and no product of them leaves 64 bits. Published models stay below a tenth of each.
+fn most(key: &str) -> usize {
+    match key {
+        "num_hidden_layers" | "n_layer" => 10_000,
+        "head_dim" => 4096,
+        "hidden_size" | "n_embd" | "num_attention_heads" | "n_head" | "num_key_value_heads" => 1_000_000,
+        "intermediate_size" | "n_inner" => 10_000_000,
+        "vocab_size" => 100_000_000,
+        // Positions, of which at most as many are used as a model is asked for.
+        _ => 1 << 40,
+    }
+}
+
 /// Typed access to the keys of a `config.json`; null counts as absent, as in transformers.
 pub(super) struct Keys<'a>(pub(super) &'a Map<String, Value>);
 
@@ -413,7 +431,10 @@ impl Keys<'_> {
     pub(super) fn count(&self, key: &str) -> Result<usize> {
         let value = self.get(key).with_context(|| format!("no `{key}`"))?;
         let count = value.as_u64().filter(|count| *count > 0).and_then(|count| usize::try_from(count).ok());
-        count.with_context(|| format!("`{key}` is {value}; it must be a whole number above zero"))
+        let count = count.with_context(|| format!("`{key}` is {value}; it must be a whole number above zero"))?;
+        let most = most(key);
+        ensure!(count <= most, "`{key}` is {count}; at most {most} are supported");
+        Ok(count)
     }
 
     pub(super) fn count_or(&self, key: &str, default: usize) -> Result<usize> {
@@ -422,8 +443,10 @@ impl Keys<'_> {
 
     pub(super) fn number(&self, key: &str) -> Result<f32> {
         let value = self.get(key).with_context(|| format!("no `{key}`"))?;
-        let number = value.as_f64().filter(|number| *number > 0.0);
-        Ok(number.with_context(|| format!("`{key}` is {value}; it must be a number above zero"))? as f32)
+        let number = value.as_f64().map(|number| number as f32).filter(|number| *number > 0.0);
+        let number = number.with_context(|| format!("`{key}` is {value}; it must be a number above zero"))?;
+        ensure!(number.is_finite(), "`{key}` is {value}, which does not fit into 32 bits");
+        Ok(number)
     }
 
     fn number_or(&self, key: &str, default: f32) -> Result<f32> {

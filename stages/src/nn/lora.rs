@@ -7,7 +7,7 @@ use std::{
     fmt,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -184,7 +184,7 @@ impl Adapter {
     /// Adds the learned products to a model's weights: `W + scale B A`.
     ///
     /// # Errors
-    /// When the weights are not those of the adapter's model.
+    /// When the weights are not those of the adapter's model, or what comes out is not finite.
     pub fn merge_into(&self, model: &mut Weights) -> Result<()> {
         let scale = self.lora.scale();
         for (name, a) in self.weights.iter().filter(|(name, _)| name.ends_with(A)) {
@@ -205,6 +205,13 @@ impl Adapter {
                 }
                 row.iter_mut().zip(product).for_each(|(weight, product)| *weight += scale * product);
             });
+            if let Some(at) = weight.values.par_iter().position_first(|value| !value.is_finite()) {
+                bail!(
+                    "weight `{name}` becomes {} at position {at} with what the adapter adds to it: the adapter's numbers \
+                     are too large",
+                    weight.values[at]
+                );
+            }
         }
         Ok(())
     }
