@@ -96,7 +96,8 @@ pub(crate) fn fetch(repository: &Repository, ctx: &Context) -> Result<()> {
         bail!("{repository} has neither `{single}` nor `{index}`; it has {}", names.join(", "));
     }
     let place = repository.fetch(&[index], ctx)?.remove(0);
-    let text = regular::text(&place, regular::TOKENIZER_BYTES).with_context(|| format!("reading {}", place.display()))?;
+    let text =
+        regular::text(&place, regular::TOKENIZER_BYTES).with_context(|| format!("reading {}", place.display()))?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("reading {}", place.display()))?;
     let map = value["weight_map"].as_object().with_context(|| format!("{}: no `weight_map`", place.display()))?;
     let mut shards: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();

@@ -6,6 +6,7 @@ mod families;
 mod file;
 mod hub;
 mod interrupt;
+mod limits;
 mod lora;
 mod memory;
 mod messages;

@@ -779,4 +779,37 @@ mod tests {
         );
         assert_eq!(refusal("rms_norm_eps", json!("x")), "`rms_norm_eps` is \"x\"; it must be a number above zero");
     }
+
+    #[test]
+    fn numbers_that_no_model_has_are_refused_at_their_key() {
+        for layers in [1_000_000_000_u64, 1 << 40] {
+            let expected = format!("`num_hidden_layers` is {layers}; at most 10000 are supported");
+            assert_eq!(refusal("num_hidden_layers", json!(layers)), expected);
+        }
+        let counts = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"];
+        let others = ["num_key_value_heads", "head_dim", "max_position_embeddings"];
+        for key in counts.into_iter().chain(others) {
+            for value in [json!(-1), json!(0), json!(1.5), json!(1e300), json!(true), json!([1]), json!("1")] {
+                let message = refusal(key, value.clone());
+                assert_eq!(message, format!("`{key}` is {value}; it must be a whole number above zero"));
+            }
+            let message = refusal(key, json!(u64::MAX));
+            assert!(message.starts_with(&format!("`{key}` is 18446744073709551615; at most ")), "{message}");
+        }
+        for key in ["rms_norm_eps", "rope_theta"] {
+            for value in [json!(-1.0), json!(0), json!(1e-300), json!("x")] {
+                let message = refusal(key, value.clone());
+                assert_eq!(message, format!("`{key}` is {value}; it must be a number above zero"));
+            }
+            assert_eq!(
+                refusal(key, json!(1e308)),
+                format!("`{key}` is 1e308; which does not fit into 32 bits").replace("; which", ", which")
+            );
+        }
+        let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 8, "n_embd": 8192, "n_layer": 1, "n_head": 1 });
+        let message = Config::from_hf(&gpt2.to_string()).unwrap_err().to_string();
+        assert_eq!(message, "heads of 8192 channels; at most 4096 are supported");
+        let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 8, "n_embd": u64::MAX, "n_layer": 1, "n_head": 1 });
+        assert!(Config::from_hf(&gpt2.to_string()).is_err());
+    }
 }

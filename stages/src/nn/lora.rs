@@ -276,6 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_whose_product_has_no_number_is_refused_by_the_weight() {
+        let config = config();
+        let lora = Lora { rank: 2, targets: [Target::DownProj].into(), ..Lora::default() };
+        let mut adapter = Adapter::init(&config, &lora, 5).unwrap();
+        for weight in adapter.weights.values_mut() {
+            weight.values.fill(3e38);
+        }
+        let message = adapter.merge_into(&mut weights::init(&config, 1, 0.02)).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "weight `model.layers.0.mlp.down_proj.weight` becomes inf at position 0 with what the adapter adds to it: the \
+             adapter's numbers are too large"
+        );
+    }
+
+    #[test]
     fn what_a_model_has_no_matrix_for_is_refused() {
         let gpt2 = Shape { family: Family::Gpt2, ..Shape::default() }.config(10).unwrap();
         let message = Adapter::init(&gpt2, &Lora::default(), 1).unwrap_err().to_string();

@@ -282,9 +282,14 @@ fn ensure_fits(weights: &Weights, dtype: Dtype) -> Result<()> {
         };
         let Some(at) = weight.values.par_iter().position_first(lost) else { continue };
         let value = weight.values[at];
-        ensure!(value.is_finite(), "tensor `{name}` holds {value} at position {at}, and only finite numbers are written");
+        ensure!(
+            value.is_finite(),
+            "tensor `{name}` holds {value} at position {at}, and only finite numbers are written"
+        );
         match dtype {
-            Dtype::F16 => bail!("tensor `{name}` holds {value}, which does not fit into f16; bf16 has the range of f32"),
+            Dtype::F16 => {
+                bail!("tensor `{name}` holds {value}, which does not fit into f16; bf16 has the range of f32")
+            }
             Dtype::F32 | Dtype::Bf16 => bail!("tensor `{name}` holds {value}, which does not fit into bf16"),
         }
     }
@@ -752,6 +757,134 @@ mod tests {
     fn a_weight_that_is_not_a_number_is_named() {
         let (_bench, message) = spoiled(|weights| weights.get_mut("model.norm.weight").unwrap().values[2] = f32::NAN);
         assert_eq!(message, "m/model.safetensors: tensor `model.norm.weight` holds NaN at position 2");
+    }
+
+    #[test]
+    fn what_is_not_finite_is_not_written() {
+        let complaint = |value: f32, dtype: Dtype| {
+            let mut weights = init(&tiny(), 1, 0.02);
+            weights.get_mut("lm_head.weight").unwrap().values[3] = value;
+            write(&Bench::new().path("unused"), &tiny(), &weights, dtype).unwrap_err().to_string()
+        };
+        let expected = "tensor `lm_head.weight` holds inf at position 3, and only finite numbers are written";
+        assert_eq!(complaint(f32::INFINITY, Dtype::F32), expected);
+        assert_eq!(complaint(f32::NAN, Dtype::Bf16), expected.replace("inf", "NaN"));
+        // Rounded to eight bits it is 2^128.
+        let message = complaint(f32::MAX, Dtype::Bf16);
+        assert!(
+            message.starts_with("tensor `lm_head.weight` holds 3402823") && message.ends_with("into bf16"),
+            "{message}"
+        );
+    }
+
+    /// A file with this header, and so many bytes behind it.
+    fn with_header(bench: &Bench, header: &str, size: usize) -> PathBuf {
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; size]].concat();
+        bench.file("m/model.safetensors", bytes)
+    }
+
+    #[test]
+    fn a_header_says_each_thing_once_and_what_can_be() {
+        let bench = Bench::new();
+        let complaint = |header: &str, size: usize| {
+            let path = with_header(&bench, header, size);
+            bench.message(&read_file(&path).unwrap_err())
+        };
+        let a = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        assert_eq!(complaint(&format!("{{{a},{a}}}"), 4), "m/model.safetensors: two tensors are named `a`");
+        let other = a.replace("[0,4]", "[4,8]");
+        assert_eq!(complaint(&format!("{{{a},{other}}}"), 8).split(": ").next().unwrap(), "m/model.safetensors");
+        let twice = r#"{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        assert!(complaint(twice, 4).contains("duplicate field"), "{}", complaint(twice, 4));
+        for (shape, from, to, size) in [
+            ("[1]", 0, 8, 8),
+            ("[1]", 4, 8, 8),
+            ("[4611686018427387904,4]", 0, 0, 0),
+            ("[18446744073709551615,18446744073709551615]", 0, 4, 4),
+            ("[-1]", 0, 4, 4),
+            ("[1.5]", 0, 4, 4),
+            ("[1]", 4, 0, 4),
+        ] {
+            let header = format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#);
+            complaint(&header, size);
+        }
+        // Two tensors in the same bytes, and a hole between two.
+        let b = |from: usize| format!(r#""b":{{"dtype":"F32","shape":[1],"data_offsets":[{from},{}]}}"#, from + 4);
+        complaint(&format!("{{{a},{}}}", b(0)), 4);
+        complaint(&format!("{{{a},{}}}", b(8)), 12);
+        let padded = format!("{{{a}{}}}", " ".repeat(17 << 20));
+        let expected = "m/model.safetensors: its header has 17825844 bytes, and at most 16777216 are read";
+        assert_eq!(complaint(&padded, 4), expected);
+        bench.file("m/model.safetensors", u64::MAX.to_le_bytes());
+        assert!(read_file(&bench.path("m/model.safetensors")).is_err());
+        assert_eq!(
+            with_header(&bench, &format!("{{{a}}}"), 4).exists(),
+            read_file(&bench.path("m/model.safetensors")).is_ok()
+        );
+    }
+
+    /// Random changes of a model that is right: `MASHBILL_FUZZ_SECONDS=600` makes them for ten minutes.
+    #[test]
+    fn damaged_models_are_read_or_refused() {
+        use crate::data::{adapter, checkpoint::Checkpoint};
+        let bench = Bench::new();
+        bench.file("m/.keep", "");
+        let names =
+            ["config.json", "model.safetensors", "tokenizer.json", "adapter_config.json", "adapter_model.safetensors"];
+        let policies = ["llama", "qwen3", "gpt2"].map(|family| {
+            let mut checkpoint = Checkpoint::open(&fixture(family)).unwrap();
+            if family != "gpt2" {
+                checkpoint.adopt(Some(&crate::nn::lora::Lora { rank: 2, ..Default::default() }), 1).unwrap();
+            }
+            std::fs::create_dir_all(bench.path(family)).unwrap();
+            checkpoint.save(&bench.path(family)).unwrap();
+            names.map(|name| std::fs::read(bench.path(family).join(name)).unwrap_or_default())
+        });
+        crate::bench::fuzz("safetensors", 200, |chance| {
+            let mut files = chance.of(&policies).clone();
+            let which = chance.below(files.len());
+            for _ in 0..=chance.below(3) {
+                match which {
+                    // The header, most often: the rest is numbers.
+                    1 | 4 if chance.below(4) > 0 => {
+                        let mut header: Vec<u8> = files[which].drain(..files[which].len().min(3000)).collect();
+                        chance.change(&mut header);
+                        files[which].splice(0..0, header);
+                    }
+                    0 | 3 if chance.below(2) > 0 => {
+                        let Ok(Value::Object(mut keys)) = serde_json::from_slice(&files[which]) else { break };
+                        let name = keys.keys().nth(chance.below(keys.len())).cloned().unwrap_or_default();
+                        let odd = [
+                            json!(0),
+                            json!(-1),
+                            json!(1.5),
+                            json!(1e308),
+                            json!(u64::MAX),
+                            json!(1_u64 << 40),
+                            json!(1_000_000_000),
+                            json!([]),
+                            json!(null),
+                            json!({}),
+                            json!("x"),
+                            json!(7),
+                            json!(4096),
+                        ];
+                        keys.insert(name, chance.of(&odd).clone());
+                        files[which] = Value::Object(keys).to_string().into_bytes();
+                    }
+                    _ => chance.change(&mut files[which]),
+                }
+            }
+            for (name, bytes) in names.iter().zip(&files) {
+                let path = bench.path("m").join(name);
+                if bytes.is_empty() { drop(std::fs::remove_file(path)) } else { std::fs::write(path, bytes).unwrap() }
+            }
+            if let Ok(mut checkpoint) = Checkpoint::open(&bench.path("m")) {
+                let _ = checkpoint.merge();
+            }
+            let _ = adapter::read(&bench.path("m"), &tiny());
+            files[which].clone()
+        });
     }
 
     #[test]

@@ -73,7 +73,8 @@ fn refused(table: &Table, record: u64, error: csv::Error) -> anyhow::Error {
     let message = error.to_string();
     let what = match error.into_kind() {
         ErrorKind::Io(error) => {
-            let is_long = error.get_ref().is_some_and(|inner| matches!(inner.downcast_ref(), Some(TooMuch::Row { .. })));
+            let is_long =
+                error.get_ref().is_some_and(|inner| matches!(inner.downcast_ref(), Some(TooMuch::Row { .. })));
             let place = if is_long { format!("{}:{line}", table.named.display()) } else { table.reading() };
             return anyhow::Error::new(error).context(place);
         }

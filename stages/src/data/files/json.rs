@@ -22,8 +22,8 @@ pub(super) fn each(table: &Table, bytes: &[u8], take: &mut dyn FnMut(Placed) -> 
     for (index, item) in items(bytes, list).enumerate() {
         let place = format!("{}: item {}", table.named.display(), index + 1);
         table.limits.check_row(item.len() as u64).with_context(|| place.clone())?;
-        let value = serde_json::from_slice(&bytes[item.clone()])
-            .map_err(|error| invalid(table, bytes, item.start, &error))?;
+        let value =
+            serde_json::from_slice(&bytes[item.clone()]).map_err(|error| invalid(table, bytes, item.start, &error))?;
         match value {
             Value::Object(row) => take(Placed { place, row })?,
             other => bail!("{place}: a row is an object, but this is {}: {}", kind(&other), excerpt(&other)),

@@ -2,11 +2,12 @@
 //! Knows nothing of what the columns mean.
 
 mod claims;
+#[cfg(test)]
+mod forged;
 mod hybrid;
-mod thrift;
-
 #[cfg(test)]
 mod tests;
+mod thrift;
 
 use std::{
     io::BufReader,
@@ -23,6 +24,8 @@ use serde_json::Value;
 use super::{Placed, Table};
 use crate::data::{regular, rows::Row};
 
+/// Bytes that a value takes at least, what stands around it counted.
+const SHORTEST: u64 = 2;
 /// Bytes of a decimal at most, which is written out digit by digit.
 const LONGEST_DECIMAL: usize = 64;
 
@@ -43,6 +46,12 @@ pub(super) fn each(table: &Table, take: &mut dyn FnMut(Placed) -> Result<()>) ->
     for column in schema.columns() {
         claims::check_column(column, &table.limits).with_context(|| shown.clone())?;
     }
+    // Before any is read: as many rows as it says, each of nothing but nulls.
+    let of_row =
+        schema.root_schema().get_fields().iter().map(|field| measured_name(field.name()) + SHORTEST).sum::<u64>();
+    let said: u64 = (0..reader.num_row_groups())
+        .fold(0, |sum, index| sum.saturating_add(reader.metadata().row_group(index).num_rows().max(0).cast_unsigned()));
+    table.limits.check_packed(said.saturating_mul(of_row), size).with_context(|| shown.clone())?;
     let (mut number, mut held) = (0_u64, 0_u64);
     for index in 0..reader.num_row_groups() {
         let (group, mut records) = guarded(|| {
@@ -90,7 +99,7 @@ fn as_row(record: &Record) -> Result<Row> {
 /// About how many bytes a record will have as JSON.
 fn measure_record(record: &Record, bytes: &mut u64) -> Result<()> {
     for (name, field) in record.get_column_iter() {
-        *bytes += name.len() as u64 + 4;
+        *bytes += measured_name(name);
         measure(field, bytes)?;
     }
     Ok(())
@@ -120,7 +129,12 @@ fn measure(field: &Field, bytes: &mut u64) -> Result<()> {
             ensure!(length <= LONGEST_DECIMAL, "a decimal of {length} bytes, and at most {LONGEST_DECIMAL} are read");
             80
         }
-        _ => 2,
+        _ => SHORTEST,
     };
     Ok(())
+}
+
+/// With its quotes, a colon and a comma.
+fn measured_name(name: &str) -> u64 {
+    name.len() as u64 + 4
 }

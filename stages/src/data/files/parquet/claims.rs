@@ -140,7 +140,11 @@ pub(super) fn rows_at_once(
 ) -> Result<usize> {
     let most = limits.row_bytes().saturating_mul(GROUP_ROWS);
     let about = group.metadata();
-    ensure!(about.num_columns() <= MOST_COLUMNS, "{} columns, and at most {MOST_COLUMNS} are read", about.num_columns());
+    ensure!(
+        about.num_columns() <= MOST_COLUMNS,
+        "{} columns, and at most {MOST_COLUMNS} are read",
+        about.num_columns()
+    );
     let rows = u64::try_from(about.num_rows()).context("a number of rows below zero")?;
     ensure!(rows == 0 || about.num_columns() > 0, "{rows} rows without a column");
     check_places(about, size)?;
@@ -169,11 +173,8 @@ pub(super) fn rows_at_once(
             // Each takes two bytes of text at least.
             limits.check_row(long.saturating_mul(2)).with_context(within)?;
         }
-        let longest_value = if column.has_differences {
-            longest_of_differences(group, index).with_context(within)?
-        } else {
-            0
-        };
+        let longest_value =
+            if column.has_differences { longest_of_differences(group, index).with_context(within)? } else { 0 };
         let of_value = VALUE + longest_value;
         of_row = of_row.saturating_add(lists.saturating_mul(of_value));
         if is_list && (column.has_dictionary || column.has_differences) {
