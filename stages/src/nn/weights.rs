@@ -813,14 +813,11 @@ mod tests {
         complaint(&format!("{{{a},{}}}", b(0)), 4);
         complaint(&format!("{{{a},{}}}", b(8)), 12);
         let padded = format!("{{{a}{}}}", " ".repeat(17 << 20));
-        let expected = "m/model.safetensors: its header has 17825844 bytes, and at most 16777216 are read";
+        let expected = "m/model.safetensors: its header has 17825846 bytes, and at most 16777216 are read";
         assert_eq!(complaint(&padded, 4), expected);
         bench.file("m/model.safetensors", u64::MAX.to_le_bytes());
         assert!(read_file(&bench.path("m/model.safetensors")).is_err());
-        assert_eq!(
-            with_header(&bench, &format!("{{{a}}}"), 4).exists(),
-            read_file(&bench.path("m/model.safetensors")).is_ok()
-        );
+        read_file(&with_header(&bench, &format!("{{{a}}}"), 4)).unwrap();
     }
 
     /// Random changes of a model that is right: `MASHBILL_FUZZ_SECONDS=600` makes them for ten minutes.

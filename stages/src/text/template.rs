@@ -578,61 +578,64 @@ mod tests {
         assert_eq!(rendered(split, long).unwrap(), "4000012000000");
     }
 
+    // What templates are made of by the test below: `E` stands for an expression, `T` for a text, `V` for another value
+    // and `N` for a number.
+    const TEXTS: [&str; 8] =
+        ["'ab'", "s", "ns.s", "messages[0].content", "('x' * N)", "'{:>N}{0}{:.N}'", "('a,b\\n' * N)", "(s ~ s)"];
+    const VALUES: [&str; 9] =
+        ["[s, s]", "ns.a", "messages", "range(N)", "([1] * N)", "{'a': ns.a}", "N", "s.split('a')", "{}"];
+    const CALLS: [&str; 34] = [
+        " | replace('a', T)",
+        " | join(T)",
+        " | indent(N)",
+        " | tojson(indent=N)",
+        " | tojson(separators=(T, T))",
+        " | string",
+        " | upper",
+        " | title",
+        " | trim",
+        " | list",
+        " | split(T)",
+        " | lines",
+        " | batch(N)",
+        " | slice(N)",
+        " | reverse",
+        " | sort",
+        " | unique",
+        " | first",
+        " | length",
+        " | format(T, N)",
+        " | urlencode",
+        " | escape",
+        " | abs",
+        " | round(N)",
+        ".format(T, N)",
+        ".join(V)",
+        ".replace('a', T)",
+        ".replace('', T, N)",
+        ".split(T)",
+        ".rsplit(T, N)",
+        ".partition(T)",
+        ".upper()",
+        ".count(T)",
+        ".splitlines()",
+    ];
+    const STATEMENTS: [&str; 9] = [
+        "{{ E }}",
+        "{% set s = E | string %}",
+        "{% set ns.s = T ~ T %}",
+        "{% set ns.a = [ns.a, ns.a] %}",
+        "{% set ns.s = ns.s * N %}",
+        "{% for i in V %}{{ E }}{% endfor %}",
+        "{% for i in range(N) %}{% for j in range(N) %}{% set ns.s = ns.s ~ T %}{% endfor %}{% endfor %}",
+        "{% if E == E %}{{ loop }}{% endif %}",
+        "{% macro m(x) %}{{ x }}{{ E }}{% endmacro %}{{ m(m(T)) }}",
+    ];
+    const NUMBERS: [&str; 8] = ["0", "3", "-1", "70", "9999", "300000", "10000000000", "9223372036854775807"];
+
     /// Templates out of a small grammar of what makes texts: `MASHBILL_FUZZ_SECONDS=600` makes them for ten minutes.
     #[test]
     fn templates_of_any_kind_come_to_an_end() {
-        const TEXTS: [&str; 8] =
-            ["'ab'", "s", "ns.s", "messages[0].content", "('x' * N)", "'{:>N}{0}{:.N}'", "('a,b\\n' * N)", "(s ~ s)"];
-        const VALUES: [&str; 9] =
-            ["[s, s]", "ns.a", "messages", "range(N)", "([1] * N)", "{'a': ns.a}", "N", "s.split('a')", "{}"];
-        const CALLS: [&str; 34] = [
-            " | replace('a', T)",
-            " | join(T)",
-            " | indent(N)",
-            " | tojson(indent=N)",
-            " | tojson(separators=(T, T))",
-            " | string",
-            " | upper",
-            " | title",
-            " | trim",
-            " | list",
-            " | split(T)",
-            " | lines",
-            " | batch(N)",
-            " | slice(N)",
-            " | reverse",
-            " | sort",
-            " | unique",
-            " | first",
-            " | length",
-            " | format(T, N)",
-            " | urlencode",
-            " | escape",
-            " | abs",
-            " | round(N)",
-            ".format(T, N)",
-            ".join(V)",
-            ".replace('a', T)",
-            ".replace('', T, N)",
-            ".split(T)",
-            ".rsplit(T, N)",
-            ".partition(T)",
-            ".upper()",
-            ".count(T)",
-            ".splitlines()",
-        ];
-        const STATEMENTS: [&str; 9] = [
-            "{{ E }}",
-            "{% set s = E | string %}",
-            "{% set ns.s = T ~ T %}",
-            "{% set ns.a = [ns.a, ns.a] %}",
-            "{% set ns.s = ns.s * N %}",
-            "{% for i in V %}{{ E }}{% endfor %}",
-            "{% for i in range(N) %}{% for j in range(N) %}{% set ns.s = ns.s ~ T %}{% endfor %}{% endfor %}",
-            "{% if E == E %}{{ loop }}{% endif %}",
-            "{% macro m(x) %}{{ x }}{{ E }}{% endmacro %}{{ m(m(T)) }}",
-        ];
-        const NUMBERS: [&str; 8] = ["0", "3", "-1", "70", "9999", "300000", "10000000000", "9223372036854775807"];
         let messages = [json!({ "role": "user", "content": "to be, or not to be\n".repeat(50) })];
         let conversation = Conversation::new(&messages, &Map::new());
         crate::bench::fuzz("templates", 300, |chance| {

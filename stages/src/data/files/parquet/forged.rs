@@ -30,8 +30,12 @@ pub fn varint(mut value: u64) -> Vec<u8> {
     bytes
 }
 
+fn signed(size: usize) -> i64 {
+    i64::try_from(size).expect("sizes of tests are small")
+}
+
 fn zigzag(value: i64) -> Vec<u8> {
-    varint((value << 1 ^ value >> 63) as u64)
+    varint(((value << 1) ^ (value >> 63)).cast_unsigned())
 }
 
 impl Thrift {
@@ -97,13 +101,13 @@ pub fn field(name: &str, kind: Option<i64>, repetition: i64, more: &[(i16, Thrif
 /// A data page of the first version: sizes as they are said, the number of values and their encoding.
 pub fn page(unpacked: usize, packed: usize, values: i64, encoding: i64) -> Thrift {
     let about = Record(vec![(1, I32(values)), (2, I32(encoding)), (3, I32(3)), (4, I32(3))]);
-    Record(vec![(1, I32(0)), (2, I32(unpacked as i64)), (3, I32(packed as i64)), (5, about)])
+    Record(vec![(1, I32(0)), (2, I32(signed(unpacked))), (3, I32(signed(packed))), (5, about)])
 }
 
 /// A dictionary page.
 pub fn dictionary(unpacked: usize, packed: usize, values: i64) -> Thrift {
     let about = Record(vec![(1, I32(values)), (2, I32(0))]);
-    Record(vec![(1, I32(2)), (2, I32(unpacked as i64)), (3, I32(packed as i64)), (7, about)])
+    Record(vec![(1, I32(2)), (2, I32(signed(unpacked))), (3, I32(signed(packed))), (7, about)])
 }
 
 /// Levels of a page: `count` times the same one.
@@ -117,16 +121,16 @@ pub fn file(columns: &[Column], rows: i64) -> Vec<u8> {
     let mut bytes = b"PAR1".to_vec();
     let (mut chunks, mut schema) = (Vec::new(), Vec::new());
     for column in columns {
-        let start = bytes.len() as i64;
+        let start = signed(bytes.len());
         let mut first_of_data = start;
         for (index, (header, body)) in column.pages.iter().enumerate() {
             bytes.extend(header.encode());
             bytes.extend(body);
             if index == 0 && column.has_dictionary {
-                first_of_data = bytes.len() as i64;
+                first_of_data = signed(bytes.len());
             }
         }
-        let size = I64(bytes.len() as i64 - start);
+        let size = I64(signed(bytes.len()) - start);
         let mut about = vec![
             (1, I32(column.kind)),
             (2, List(vec![I32(0), I32(3)])),
@@ -143,8 +147,8 @@ pub fn file(columns: &[Column], rows: i64) -> Vec<u8> {
         chunks.push(Record(vec![(2, I64(start)), (3, Record(about))]));
         schema.extend(column.schema.iter().cloned());
     }
-    let root = Record(vec![(4, text("schema")), (5, I32(columns.len() as i64))]);
-    let group = Record(vec![(1, List(chunks)), (2, I64(bytes.len() as i64)), (3, I64(rows))]);
+    let root = Record(vec![(4, text("schema")), (5, I32(signed(columns.len())))]);
+    let group = Record(vec![(1, List(chunks)), (2, I64(signed(bytes.len()))), (3, I64(rows))]);
     finish(bytes, &[&[root][..], &schema].concat(), rows, &[group])
 }
 
@@ -160,7 +164,7 @@ pub fn finish(mut bytes: Vec<u8>, schema: &[Thrift], rows: i64, groups: &[Thrift
 
 /// A file of some 200 bytes that says it has `rows` rows, each of a null.
 pub fn nulls(rows: i64) -> Vec<u8> {
-    let body = run(rows as u64, 0);
+    let body = run(rows.cast_unsigned(), 0);
     let column = Column {
         schema: vec![field("a", Some(1), 1, &[])],
         path: vec!["a"],
@@ -188,7 +192,7 @@ pub fn list(items: u64, length: usize) -> Vec<u8> {
         codec: 0,
         pages: vec![
             (dictionary(word.len(), word.len(), 1), word),
-            (page(body.len(), body.len(), items as i64, 8), body),
+            (page(body.len(), body.len(), items.cast_signed(), 8), body),
         ],
         has_dictionary: true,
     };

@@ -96,7 +96,7 @@ fn a_page_is_as_large_as_its_bytes_can_be() {
     // Forty dictionaries of empty texts, 60 MB each when they are unpacked.
     let unpacked = vec![0; 60_000_000];
     let packed = zstd::encode_all(&unpacked[..], 1).unwrap();
-    let header = dictionary(unpacked.len(), packed.len(), unpacked.len() as i64 / 4);
+    let header = dictionary(unpacked.len(), packed.len(), 15_000_000);
     let message = complaint(&forged::file(&[of_text(6, vec![(header, packed)], true)], 0));
     has(&message, &["its pages take ", "and at most 256000000 are read, 16 times `max_row_mb`"]);
 }
@@ -132,7 +132,8 @@ fn columns_do_not_share_their_bytes_and_lie_in_the_file() {
         let mut bytes = b"PAR1".to_vec();
         bytes.extend(page(body.len(), body.len(), 3, 0).encode());
         bytes.extend(&body);
-        let mut schema = vec![Thrift::Record(vec![(4, forged::text("s")), (5, Thrift::I32(chunks.len() as i64))])];
+        let mut schema =
+            vec![Thrift::Record(vec![(4, forged::text("s")), (5, Thrift::I32(i64::try_from(chunks.len()).unwrap()))])];
         schema.extend(chunks.iter().map(|_| field("a", Some(1), 1, &[])));
         let chunks = chunks.iter().map(|(start, size)| chunk(*start, *size)).collect();
         let group = Thrift::Record(vec![(1, Thrift::List(chunks)), (2, Thrift::I64(9)), (3, Thrift::I64(3))]);
