@@ -172,3 +172,61 @@ pub fn toy_checkpoint(folder: &Path) {
 pub fn prompts(prompts: impl IntoIterator<Item = String>) -> Vec<Value> {
     prompts.into_iter().map(|prompt| json!({ "prompt": prompt })).collect()
 }
+
+/// Numbers for fuzzing, always the same ones.
+pub struct Chance(u64);
+
+impl Chance {
+    /// One of `0..end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        ((mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 20) as usize % end.max(1)
+    }
+
+    pub fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len())]
+    }
+
+    /// Changes, takes away or repeats some of the bytes, or puts a number there that is larger than any should be.
+    pub fn change(&mut self, bytes: &mut Vec<u8>) {
+        let at = self.below(bytes.len() + 1);
+        match self.below(7) {
+            0 => bytes.truncate(at),
+            1 | 2 if at < bytes.len() => bytes[at] = self.below(256) as u8,
+            3 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
+            4 => drop(bytes.drain(at..(at + self.below(40)).min(bytes.len()))),
+            5 => {
+                let end = (at + self.below(80)).min(bytes.len());
+                let (copy, to) = (bytes[at..end].to_vec(), self.below(bytes.len() + 1));
+                bytes.splice(to..to, copy);
+            }
+            _ => {
+                let large = [0xff, 0xff, 0xff, 0xff, 0x0f];
+                let end = (at + large.len()).min(bytes.len());
+                bytes[at..end].copy_from_slice(&large[..end - at]);
+            }
+        }
+    }
+}
+
+/// Tries changed inputs, `count` of them, or as many as `MASHBILL_FUZZ_SECONDS` has room for. `attempt` makes one, uses
+/// it and says what it was: the slowest must not take long, and the last lies in the folder of temporary files.
+pub fn fuzz(name: &str, count: usize, mut attempt: impl FnMut(&mut Chance) -> Vec<u8>) {
+    use std::time::{Duration, Instant};
+    // What a call may take, doubled; a machine that does other things beside it is given time for those.
+    const LONGEST: Duration = Duration::from_secs(20);
+    let seconds = std::env::var("MASHBILL_FUZZ_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
+    let place = std::env::temp_dir().join(format!("mashbill-fuzz-{name}-{}", std::process::id()));
+    let (started, mut tried, mut chance) = (Instant::now(), 0, Chance(0x5EED));
+    while seconds.map_or(tried < count, |seconds| started.elapsed() < Duration::from_secs(seconds)) {
+        let begun = Instant::now();
+        let input = attempt(&mut chance);
+        if begun.elapsed() > LONGEST {
+            fs::write(&place, &input).unwrap();
+            panic!("{:?} for the input in {}", begun.elapsed(), place.display());
+        }
+        tried += 1;
+    }
+    println!("{tried} inputs of {name} in {:.0} s", started.elapsed().as_secs_f64());
+}

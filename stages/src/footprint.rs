@@ -10,7 +10,7 @@ use engine::{Footprint, Prospect, Prospects};
 use serde_json::Value;
 
 use crate::{
-    data::adapter,
+    data::{adapter, regular},
     decode::{self, Sampling},
     device::Compute,
     kernels,
@@ -64,7 +64,7 @@ pub fn context(prospect: &Prospect) -> Option<usize> {
 
 fn config(prospect: &Prospect) -> Option<Config> {
     let text = match prospect {
-        Prospect::There(folder) => std::fs::read_to_string(folder.join("config.json")).ok()?,
+        Prospect::There(folder) => regular::text(&folder.join("config.json"), regular::CONFIG_BYTES).ok()?,
         Prospect::Outlined(outline) => outline.to_string(),
         Prospect::Unknown => return None,
     };

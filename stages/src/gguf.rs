@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::data::checkpoint::Checkpoint;
+use crate::data::{checkpoint::Checkpoint, regular};
 use file::Value;
 
 /// Writes a policy of the Llama, Mistral, Qwen2, Qwen3 or `SmolLM3` family as a GGUF file, with its tokenizer and chat
@@ -130,5 +130,5 @@ fn template(folder: &Path) -> Result<Option<String>> {
 }
 
 fn text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+    regular::text(path, regular::TOKENIZER_BYTES).with_context(|| format!("reading {}", path.display()))
 }

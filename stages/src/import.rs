@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    data::{adapter, checkpoint::Checkpoint},
+    data::{adapter, checkpoint::Checkpoint, regular},
     hub::{self, Kind, Place, Reference, Repository},
 };
 
@@ -47,7 +47,7 @@ impl Stage for Import {
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
         // Of a model on the Hub nothing is known before it was fetched.
         let Place::Here(source) = &self.path else { return None };
-        let text = std::fs::read_to_string(inputs.source(source).join("config.json")).ok()?;
+        let text = regular::text(&inputs.source(source).join("config.json"), regular::CONFIG_BYTES).ok()?;
         serde_json::from_str(&text).ok()
     }
 
@@ -97,7 +97,8 @@ pub(crate) fn fetch(repository: &Repository, ctx: &Context) -> Result<()> {
         bail!("{repository} has neither `{single}` nor `{index}`; it has {}", names.join(", "));
     }
     let place = repository.fetch(&[index], ctx)?.remove(0);
-    let text = std::fs::read_to_string(&place).with_context(|| format!("reading {}", place.display()))?;
+    let text =
+        regular::text(&place, regular::TOKENIZER_BYTES).with_context(|| format!("reading {}", place.display()))?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("reading {}", place.display()))?;
     let map = value["weight_map"].as_object().with_context(|| format!("{}: no `weight_map`", place.display()))?;
     let mut shards: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use engine::{Context, Input, NoSettings, Problem, Prospects, Stage};
+use engine::{Cancelled, Context, Input, Problem, Prospects, Stage};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::{
     data::{
         conversation,
-        files::{self, Format, Placed, excerpt},
+        files::{Format, Limits, Placed, Table, excerpt},
         rows::{self, Row},
     },
     hub::{self, Kind, Place, Reference, Repository},
@@ -90,7 +90,7 @@ impl Stage for Load {
     const VERSION: u32 = 1;
     const INPUTS: &'static [Input] = &[];
     const OUTPUT: &'static str = "rows";
-    type Settings = NoSettings;
+    type Settings = Limits;
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
         inspection::outline(self.first_rows(inputs))
@@ -105,19 +105,24 @@ impl Stage for Load {
         places.filter_map(|(index, place)| place.check(&parameter(index), Kind::Dataset)).collect()
     }
 
-    fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
-        let mut kept: Vec<Row> = Vec::new();
+    fn run(&self, limits: &Limits, ctx: &Context) -> Result<()> {
+        let mut writer = rows::Writer::create(ctx.output())?;
         let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        let (mut read, mut converted) = (0_usize, 0_usize);
+        let (mut read, mut kept, mut converted) = (0_usize, 0_usize, 0_usize);
         let mut found = Vec::new();
         for (index, place) in self.path.0.iter().enumerate() {
             found.extend(located(index, place, ctx)?);
         }
         for (named, opened) in &found {
-            for Placed { place, row } in files::read(named, opened, self.format, self.list.as_deref())? {
+            let table = Table { named, opened, format: self.format, list: self.list.as_deref(), limits: *limits };
+            table.each(&mut |Placed { place, row }| {
+                if read.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                    ensure!(!ctx.cancelled(), Cancelled);
+                }
                 read += 1;
-                let shown = |row: &Row| format!("{place}: in {}", excerpt(&Value::Object(row.clone())));
-                let mut row = self.renamed(row.clone()).with_context(|| shown(&row))?;
+                let shown = |row: &Row| format!("{place}: in {}", shown(row));
+                let mut row =
+                    if self.fields.is_empty() { row } else { self.renamed(&row).with_context(|| shown(&row))? };
                 self.read_texts(&mut row).with_context(|| shown(&row))?;
                 if let Some(field) = &self.sharegpt {
                     converted += usize::from(conversation::convert(&mut row, field).with_context(|| shown(&row))?);
@@ -126,22 +131,29 @@ impl Stage for Load {
                 for field in self.keep.keys() {
                     let values = seen.entry(field).or_default();
                     if let Some(value) = row.get(field).filter(|_| values.len() < MOST_SHOWN) {
-                        values.insert(value.to_string());
+                        values.insert(excerpt(value));
                     }
                 }
-                if self.keeps(&row) && self.limit.is_none_or(|limit| kept.len() < limit) {
-                    kept.push(row);
+                if self.keeps(&row) && self.limit.is_none_or(|limit| kept < limit) {
+                    writer.push(&row)?;
+                    kept += 1;
                 }
-            }
+                Ok(())
+            })?;
         }
         ensure!(read > 0, "no rows in {}", self.path);
-        ensure!(!kept.is_empty(), "`where` keeps none of the {read} rows of {}{}", self.path, described(&seen));
-        let counts = [("read", read as f64), ("kept", kept.len() as f64), ("converted", converted as f64)];
+        ensure!(kept > 0, "`where` keeps none of the {read} rows of {}{}", self.path, described(&seen));
+        let counts = [("read", read as f64), ("kept", kept as f64), ("converted", converted as f64)];
         // Told only where it was asked for.
         ctx.record(0, &counts[..2 + usize::from(self.sharegpt.is_some())])?;
-        rows::write(ctx.output(), kept)?;
+        writer.finish()?;
         Ok(())
     }
+}
+
+/// A row for a message, cut where it is long.
+fn shown(row: &Row) -> String {
+    excerpt(&Value::Object(row.clone()))
 }
 
 /// The files of a place: what messages call each, and where it lies. Those of the Hub are fetched.
@@ -159,6 +171,8 @@ fn located(index: usize, place: &Place, ctx: &Context) -> Result<Vec<(PathBuf, P
     Ok(names.iter().map(|name| PathBuf::from(format!("{text}: {name}"))).zip(opened).collect())
 }
 
+/// So many rows are read between two looks at whether the run was cancelled.
+const ROWS_BETWEEN_LOOKS: usize = 1024;
 /// So many values of a field are listed in a message.
 const MOST_SHOWN: usize = 12;
 
@@ -195,7 +209,7 @@ impl Load {
 
     /// A row as it is kept.
     fn read(&self, row: Row) -> Result<Row> {
-        let mut row = self.renamed(row)?;
+        let mut row = self.renamed(&row)?;
         self.read_texts(&mut row)?;
         if let Some(field) = &self.sharegpt {
             conversation::convert(&mut row, field)?;
@@ -204,14 +218,14 @@ impl Load {
     }
 
     /// The row with its fields renamed, in their old places.
-    fn renamed(&self, row: Row) -> Result<Row> {
+    fn renamed(&self, row: &Row) -> Result<Row> {
         for old in self.fields.values() {
-            ensure!(row.contains_key(old), "no field `{old}`; the row has {}", fields::names(&row));
+            ensure!(row.contains_key(old), "no field `{old}`; the row has {}", fields::names(row));
         }
         let mut renamed = Row::new();
         for (name, value) in row {
-            let new: Vec<&String> = self.fields.iter().filter(|(_, old)| **old == name).map(|(new, _)| new).collect();
-            for name in if new.is_empty() { vec![&name] } else { new } {
+            let new: Vec<&String> = self.fields.iter().filter(|(_, old)| *old == name).map(|(new, _)| new).collect();
+            for name in if new.is_empty() { vec![name] } else { new } {
                 let earlier = renamed.insert(name.clone(), value.clone());
                 ensure!(earlier.is_none(), "two fields would be named `{name}`");
             }
@@ -434,7 +448,7 @@ mod tests {
         bench.file("rows.data", ROWS);
         assert_eq!(
             bench.complaint::<Load>(json!({ "path": "rows.data" }), &[]),
-            "rows.data: nothing is known of the extension `data`\n  hint: say what it is with `format: jsonl`, `json`, `csv`, `tsv`, `parquet`, `text` or `lines`"
+            "rows.data: nothing is known of the extension `data`\n  hint: say what it is with `format: jsonl`, `json`, `csv`, `semicolon`, `tsv`, `parquet`, `text` or `lines`"
         );
         assert_eq!(bench.made::<Load>(json!({ "path": "rows.data", "format": "jsonl" }), &[]).unwrap().len(), 3);
     }
@@ -505,6 +519,122 @@ mod tests {
         bench.file("c.parquet", &whole[..whole.len() - 9]);
         let message = bench.complaint::<Load>(json!({ "path": "c.parquet" }), &[]);
         assert!(message.starts_with("c.parquet: Parquet error: "), "{message}");
+    }
+
+    #[test]
+    fn marks_of_another_format_in_a_header_of_one_column_are_noticed() {
+        let bench = Bench::new();
+        bench.file("a.csv", "prompt;answer\n1+1;2\n");
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "a.csv" }), &[]),
+            "a.csv:1: its header is one column, `prompt;answer`, with semicolons in it\n  hint: where they stand between columns, say `format: semicolon`"
+        );
+        let rows = bench.made::<Load>(json!({ "path": "a.csv", "format": "semicolon" }), &[]).unwrap();
+        assert_eq!(json!(rows), json!([{ "prompt": "1+1", "answer": "2" }]));
+        bench.file("b.csv", "prompt\tanswer\n1+1\t2\n");
+        assert!(bench.complaint::<Load>(json!({ "path": "b.csv" }), &[]).contains("say `format: tsv`"));
+        bench.file("c.tsv", "prompt,answer\n1+1,2\n");
+        assert!(bench.complaint::<Load>(json!({ "path": "c.tsv" }), &[]).contains("say `format: csv`"));
+        bench.file("d.csv", "a;b,c\n1,2\n");
+        assert_eq!(bench.made::<Load>(json!({ "path": "d.csv" }), &[]).unwrap().len(), 1);
+    }
+
+    fn limited(bench: &Bench, path: &str, limits: Limits) -> String {
+        let error = bench.run_by::<Load>(&limits, json!({ "path": path }), &[]).map(drop);
+        error.map_or_else(|error| bench.message(&error), |()| String::new())
+    }
+
+    #[test]
+    fn a_row_of_the_limit_is_taken_and_one_byte_more_is_not() {
+        let bench = Bench::new();
+        let limits = Limits { max_row_mb: 0.001, ..Limits::default() };
+        let expected = "a row of more than 0.001 MB, which is its `max_row_mb`\n  hint: where the file can be trusted, raise \
+                        `max_row_mb` below the node's `run:`";
+        let of = |name: &str, text: &dyn Fn(usize) -> String, place: &str| {
+            bench.file(name, text(1000));
+            assert_eq!(limited(&bench, name, limits), "", "{name}");
+            bench.file(name, text(1001));
+            assert_eq!(limited(&bench, name, limits), format!("{name}{place}: {expected}"));
+        };
+        let object = |size: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(size - 8));
+        of("a.jsonl", &|size| format!("{{\"a\":1}}\r\n\n{}\n", object(size)), ":3");
+        of("b.json", &|size| format!("[{{\"a\":1}}, {}]", object(size)), ": item 2");
+        of("c.csv", &|size| format!("a,b\n1,2\n\"3\n4\",{}\n", "x".repeat(size - 3)), ":3");
+        // A field that never ends is not held.
+        bench.file("d.csv", format!("a,b\n1,\"{}", "x,\n".repeat(300_000)));
+        assert_eq!(limited(&bench, "d.csv", limits), format!("d.csv:2: {expected}"));
+        // One row by its format, and of one file.
+        bench.file("e.txt", "x".repeat(2000));
+        assert_eq!(limited(&bench, "e.txt", limits), "");
+    }
+
+    #[test]
+    fn a_file_that_holds_more_than_it_may_is_not_read_to_its_end() {
+        let bench = Bench::new();
+        let line = format!("{{\"a\":\"{}\"}}\n", "x".repeat(90));
+        let text = line.repeat(20_000);
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(text.as_bytes()).unwrap();
+        bench.file("a.jsonl", &text);
+        bench.file("b.jsonl.gz", gz.finish().unwrap());
+        bench.file("c.jsonl.zst", zstd::encode_all(text.as_bytes(), 1).unwrap());
+        bench.file("d.json", format!("[{}]", text.trim().replace('\n', ",")));
+        bench.file("e.txt.zst", zstd::encode_all(text.as_bytes(), 1).unwrap());
+        let small = Limits { max_file_gb: 0.001, ..Limits::default() };
+        for name in ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json", "e.txt.zst"] {
+            assert_eq!(limited(&bench, name, Limits::default()), "", "{name}");
+            let message = limited(&bench, name, small);
+            let expected = format!("reading {name}: it holds more than 0.001 GB, which is its `max_file_gb`");
+            assert!(message.starts_with(&expected) && message.contains("raise `max_file_gb`"), "{message}");
+        }
+        // 65 MB of one letter in some kilobytes: as one row, as lines that are blank, and as a text.
+        for (name, letter) in [("f.txt.zst", b'x'), ("g.jsonl.zst", b'\n'), ("h.txt.gz", b'x')] {
+            let bytes = vec![letter; 65_000_000];
+            let packed = if name.ends_with("gz") {
+                let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                gz.write_all(&bytes).unwrap();
+                gz.finish().unwrap()
+            } else {
+                zstd::encode_all(&bytes[..], 1).unwrap()
+            };
+            bench.file(name, &packed);
+            let message = limited(&bench, name, Limits::default());
+            let expected = format!("reading {name}: its {} bytes hold ", packed.len());
+            assert!(message.starts_with(&expected) && message.contains("over 200 times as many"), "{message}");
+            assert!(message.contains("raise `max_ratio` below the node's `run:`"), "{message}");
+        }
+        let bytes = vec![b'x'; 17_000_000];
+        bench.file("i.jsonl.zst", zstd::encode_all(&bytes[..], 1).unwrap());
+        assert!(
+            limited(&bench, "i.jsonl.zst", Limits::default()).starts_with("i.jsonl.zst:1: a row of more than 16 MB")
+        );
+    }
+
+    #[test]
+    fn documents_are_taken_apart_at_their_items() {
+        let bench = Bench::new();
+        bench.file(
+            "a.json",
+            " { \"x\" : 1, \"r\\u0065\": [ {\"a\":\"],}\\\"\"} , {\"a\":[[1],{\"b\":\"[\"}]} ],\n \"y\":{} } ",
+        );
+        let rows = bench.made::<Load>(json!({ "path": "a.json", "list": "re" }), &[]).unwrap();
+        assert_eq!(json!(rows), json!([{ "a": "],}\"" }, { "a": [[1], { "b": "[" }] }]));
+        // Of two of one name the last stands.
+        bench.file("b.json", "{\"a\": [{\"n\": 1}], \"a\": [{\"n\": 2}]}");
+        assert_eq!(json!(bench.made::<Load>(json!({ "path": "b.json" }), &[]).unwrap()), json!([{ "n": 2 }]));
+        bench.file("c.json", "[{\"a\": 1},\n {\"a\": 1e999}]");
+        assert_eq!(
+            bench.complaint::<Load>(json!({ "path": "c.json" }), &[]),
+            "c.json:2:13: invalid JSON: number out of range\n   |\n 2 |  {\"a\": 1e999}]\n   |             ^"
+        );
+        bench.file("d.json", "7");
+        let message = bench.complaint::<Load>(json!({ "path": "d.json" }), &[]);
+        assert_eq!(message, "d.json: it holds a number where a list of rows was expected");
+        bench.file("e.json", "[".repeat(2_000_000));
+        assert!(bench.complaint::<Load>(json!({ "path": "e.json" }), &[]).starts_with("e.json:1:"));
+        bench.file("f.json", format!("[{{\"a\": {}{}}}]", "[".repeat(5000), "]".repeat(5000)));
+        let message = bench.complaint::<Load>(json!({ "path": "f.json" }), &[]);
+        assert!(message.contains("recursion limit exceeded"), "{message}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    data::checkpoint::Checkpoint,
+    data::{checkpoint::Checkpoint, regular},
     nn::weights::{self, Weight, Weights},
 };
 
@@ -274,7 +274,8 @@ fn same_shape(first: &(String, Checkpoint), other: &(String, Checkpoint)) -> Res
 fn same_vocabulary(first: (&str, &Path), other: (&str, &Path)) -> Result<()> {
     let tokens = |(node, folder): (&str, &Path)| -> Result<BTreeMap<u64, String>> {
         let path = folder.join("tokenizer.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text =
+            regular::text(&path, regular::TOKENIZER_BYTES).with_context(|| format!("reading {}", path.display()))?;
         let json: Value = serde_json::from_str(&text).with_context(|| format!("the tokenizer of `{node}`"))?;
         let vocab = json["model"]["vocab"].as_object().into_iter().flatten();
         let mut tokens: BTreeMap<u64, String> =

@@ -9,6 +9,7 @@ mod file;
 mod hostile_scripts;
 mod hub;
 mod interrupt;
+mod limits;
 mod lora;
 mod memory;
 mod messages;

@@ -9,10 +9,13 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::nn::{
-    config::Config,
-    lora::{A, Adapter, B, Lora, Target},
-    weights::{self, Dtype, Weights},
+use crate::{
+    data::regular,
+    nn::{
+        config::Config,
+        lora::{A, Adapter, B, Lora, Target},
+        weights::{self, Dtype, Weights},
+    },
 };
 
 pub const CONFIG: &str = "adapter_config.json";
@@ -20,6 +23,11 @@ pub const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Before every name in PEFT's file: the adapter's model, and the model in it.
 const PREFIX: &str = "base_model.model.";
+
+/// As in the `lora` block of a stage.
+const HIGHEST_RANK: u64 = 65_536;
+/// Above a thousand times what is usual a factor is a mistake, or somebody's attempt at a number that has no end.
+const LARGEST_ALPHA: f64 = 1e6;
 
 /// Keys that say nothing of what the adapter computes, or that are read apart.
 const KNOWN: [&str; 19] = [
@@ -51,7 +59,7 @@ const KNOWN: [&str; 19] = [
 /// Names the file, the key or the tensor that is missing, wrong or not supported.
 pub fn read(folder: &Path, config: &Config) -> Result<Adapter> {
     let path = folder.join(CONFIG);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let text = regular::text(&path, regular::CONFIG_BYTES).with_context(|| format!("reading {}", path.display()))?;
     let keys: Map<String, Value> =
         serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
     let mut lora = described(&keys).with_context(|| format!("reading {}", path.display()))?;
@@ -132,11 +140,18 @@ fn described(keys: &Map<String, Value>) -> Result<Lora> {
     let number = |key: &str| of(key).as_f64().with_context(|| format!("`{key}` is {}; it must be a number", of(key)));
     let rank = of("r").as_u64().filter(|rank| *rank > 0);
     let rank = rank.with_context(|| format!("`r` is {}; it must be a whole number above zero", of("r")))?;
+    ensure!(rank <= HIGHEST_RANK, "`r` is {rank}; at most {HIGHEST_RANK} is supported");
     let dropout = if of("lora_dropout").is_null() { 0.0 } else { number("lora_dropout")? };
-    ensure!((0.0..1.0).contains(&dropout), "`lora_dropout` is {dropout}; it must be from 0 to below 1");
+    ensure!((0.0..1.0).contains(&(dropout as f32)), "`lora_dropout` is {dropout}; it must be from 0 to below 1");
+    let alpha = number("lora_alpha")?;
+    ensure!(
+        (0.0..=LARGEST_ALPHA).contains(&alpha.abs()),
+        "`lora_alpha` is {}; it must be between -{LARGEST_ALPHA} and {LARGEST_ALPHA}",
+        of("lora_alpha")
+    );
     Ok(Lora {
         rank: usize::try_from(rank)?,
-        alpha: Some(number("lora_alpha")? as f32),
+        alpha: Some(alpha as f32),
         dropout: dropout as f32,
         targets: BTreeSet::new(),
         rslora: of("use_rslora") == true,
@@ -242,6 +257,10 @@ mod tests {
             ("r", json!(0), "`r` is 0; it must be a whole number above zero"),
             ("lora_dropout", json!(1), "`lora_dropout` is 1; it must be from 0 to below 1"),
             ("lora_alpha", Value::Null, "`lora_alpha` is null; it must be a number"),
+            ("lora_alpha", json!(1e308), "`lora_alpha` is 1e308; it must be between -1000000 and 1000000"),
+            ("lora_alpha", json!(-1e7), "`lora_alpha` is -10000000.0; it must be between -1000000 and 1000000"),
+            ("lora_dropout", json!(0.999_999_999), "`lora_dropout` is 0.999999999; it must be from 0 to below 1"),
+            ("r", json!(u64::MAX), "`r` is 18446744073709551615; at most 65536 is supported"),
         ] {
             assert_eq!(complaint(key, value), format!("reading a/adapter_config.json: {expected}"));
         }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    data::adapter,
+    data::{adapter, regular},
     device::Place,
     nn::{
         config::Config,
@@ -42,7 +42,8 @@ impl Checkpoint {
     /// Names the file, key or tensor that is missing or wrong.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text =
+            regular::text(&path, regular::CONFIG_BYTES).with_context(|| format!("reading {}", path.display()))?;
         let config = Config::from_hf(&text).with_context(|| format!("reading {}", path.display()))?;
         let tokenizer = Tokenizer::open(folder)?;
         ensure_in_vocabulary(&config, &tokenizer).with_context(|| format!("opening {}", folder.display()))?;

@@ -2,21 +2,27 @@
 //! Knows nothing of what the fields mean.
 
 mod delimited;
+mod json;
+mod limits;
 mod parquet;
 
 use std::{
     ffi::OsStr,
-    fs::File,
-    io::Read,
+    io::{self, BufRead as _, BufReader, Read},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::data::rows::{self, Row, complaint, kind};
+use crate::data::{
+    regular,
+    rows::{self, Row},
+};
+pub use limits::Limits;
+use limits::Metered;
 
 /// How a file holds its rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +41,8 @@ pub enum Format {
     Csv,
     /// As `csv`, with tabs between.
     Tsv,
+    /// As `csv`, with semicolons between, as spreadsheets write it where the comma stands in numbers.
+    Semicolon,
     /// Apache Parquet, as pandas, Polars and `datasets` write it: lists and structs become JSON, times and decimals
     /// text, binary columns Base64, and a number that is not finite null.
     Parquet,
@@ -51,43 +59,134 @@ pub struct Placed {
     pub row: Row,
 }
 
-/// Reads a file. `named` is what messages call it, `opened` where it lies; `from` is the list of a JSON object
-/// that holds the rows, where it holds several.
-///
-/// # Errors
-/// Names the place of what cannot be read.
-pub fn read(named: &Path, opened: &Path, format: Format, from: Option<&str>) -> Result<Vec<Placed>> {
-    let format = resolved(named, format)?;
-    if format == Format::Parquet {
-        return parquet::read(named, opened);
-    }
-    let bytes = bytes(opened).with_context(|| format!("reading {}", named.display()))?;
-    let bytes = rows::without_mark(&bytes);
-    match format {
-        Format::Json => from_json(named, bytes, from),
-        Format::Csv => delimited::read(named, bytes, b','),
-        Format::Tsv => delimited::read(named, bytes, b'\t'),
-        Format::Text => from_text(named, bytes),
-        Format::Lines => from_lines(named, bytes),
-        Format::Jsonl | Format::Auto | Format::Parquet => {
-            let place = |line: usize| format!("{}:{line}", named.display());
-            Ok(rows::parse(named, bytes)?.into_iter().map(|(line, row)| Placed { place: place(line), row }).collect())
+/// A file of rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Table<'a> {
+    /// What messages call it.
+    pub named: &'a Path,
+    /// Where it lies.
+    pub opened: &'a Path,
+    pub format: Format,
+    /// The list of a JSON object that holds the rows, where it holds several.
+    pub list: Option<&'a str>,
+    pub limits: Limits,
+}
+
+impl Table<'_> {
+    /// Hands out the rows, one after another: of most formats no more than one is held at a time.
+    ///
+    /// # Errors
+    /// Names the place of what cannot be read, or the limit that the file is over; and whatever `take` says.
+    pub fn each(&self, take: &mut dyn FnMut(Placed) -> Result<()>) -> Result<()> {
+        match resolved(self.named, self.format)? {
+            Format::Parquet => parquet::each(self, take),
+            Format::Json => json::each(self, &self.whole()?, take),
+            Format::Csv => delimited::each(self, b',', take),
+            Format::Tsv => delimited::each(self, b'\t', take),
+            Format::Semicolon => delimited::each(self, b';', take),
+            Format::Text => take(self.text()?),
+            Format::Lines => self.each_line(&mut |number, line| {
+                let place = format!("{}:{number}", self.named.display());
+                let Ok(text) = std::str::from_utf8(line) else { bail!("{place}: not UTF-8 text") };
+                let text = text.strip_suffix('\r').unwrap_or(text);
+                if text.trim().is_empty() {
+                    return Ok(());
+                }
+                take(Placed { place, row: Map::from_iter([("text".to_owned(), text.into())]) })
+            }),
+            Format::Jsonl | Format::Auto => self.each_line(&mut |number, line| {
+                let Some(row) = rows::parse_line(self.named, number, line)? else { return Ok(()) };
+                take(Placed { place: format!("{}:{number}", self.named.display()), row })
+            }),
         }
     }
+
+    /// The file's bytes as they come, decompressed, without a byte order mark, and an error where they are too many.
+    fn reader(&self) -> Result<impl Read + use<>> {
+        // No frame makes the decoder hold more than this many bytes, as a power of two: as the `zstd` program has it.
+        const WINDOW_LOG: u32 = 27;
+        let open = || -> io::Result<_> {
+            let file = regular::open(self.opened)?;
+            let size = file.metadata()?.len();
+            let (inner, packed): (Box<dyn Read>, _) = match extension(self.opened) {
+                "gz" => (Box::new(flate2::read::MultiGzDecoder::new(file)), Some(size)),
+                "zst" => {
+                    let mut decoder = zstd::Decoder::new(file)?;
+                    decoder.window_log_max(WINDOW_LOG)?;
+                    (Box::new(decoder), Some(size))
+                }
+                _ => (Box::new(file), None),
+            };
+            let mut reader = Metered::new(inner, packed, self.limits);
+            let mut first = Vec::new();
+            reader.by_ref().take(MARK.len() as u64).read_to_end(&mut first)?;
+            if first == MARK {
+                first.clear();
+            }
+            Ok(io::Cursor::new(first).chain(reader))
+        };
+        open().with_context(|| self.reading())
+    }
+
+    fn reading(&self) -> String {
+        format!("reading {}", self.named.display())
+    }
+
+    fn whole(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.reader()?.read_to_end(&mut bytes).with_context(|| self.reading())?;
+        Ok(bytes)
+    }
+
+    fn text(&self) -> Result<Placed> {
+        let text = String::from_utf8(self.whole()?).map_err(|error| {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = before.split(|byte| *byte == b'\n').count();
+            anyhow::anyhow!("{}:{line}: not UTF-8 text", self.named.display())
+        })?;
+        let row = Map::from_iter([("text".to_owned(), Value::from(text))]);
+        Ok(Placed { place: self.named.display().to_string(), row })
+    }
+
+    /// Every line with its number, from one.
+    fn each_line(&self, take: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
+        let mut reader = BufReader::with_capacity(1 << 16, self.reader()?);
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            // A row, the end of its line, and one more byte to know it by.
+            let most = self.limits.row_bytes() + 2;
+            let count = reader.by_ref().take(most).read_until(b'\n', &mut line).with_context(|| self.reading())?;
+            if count == 0 {
+                break;
+            }
+            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            let place = || format!("{}:{number}", self.named.display());
+            self.limits.check_row(line.len() as u64).with_context(place)?;
+            take(number, line)?;
+        }
+        Ok(())
+    }
+
+    /// A line by its number, to be shown.
+    fn line(&self, wanted: usize) -> Vec<u8> {
+        let mut found = Vec::new();
+        // What stops the search is no error of its own: the one that the line is shown for is told.
+        let _ = self.each_line(&mut |number, line| {
+            ensure!(number <= wanted, "found before");
+            if number == wanted {
+                found = line.to_vec();
+            }
+            Ok(())
+        });
+        found
+    }
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let mut bytes = Vec::new();
-    match extension(path) {
-        "gz" => flate2::read::MultiGzDecoder::new(file).read_to_end(&mut bytes)?,
-        "zst" => zstd::Decoder::new(file)?.read_to_end(&mut bytes)?,
-        _ => file.read_to_end(&mut bytes)?,
-    };
-    Ok(bytes)
-}
+/// The byte order mark that some editors put before a text.
+const MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Does the name say that the file holds rows that [`read`] understands?
+/// Does the name say that the file holds rows that [`Table::each`] understands?
 pub(crate) fn is_table(path: &Path) -> bool {
     resolved(path, Format::Auto).is_ok_and(|format| format != Format::Text)
 }
@@ -105,7 +204,7 @@ fn resolved(path: &Path, format: Format) -> Result<Format> {
         "parquet" => Ok(Format::Parquet),
         "txt" => Ok(Format::Text),
         other => bail!(
-            "{}: nothing is known of the extension `{other}`\n  hint: say what it is with `format: jsonl`, `json`, `csv`, `tsv`, `parquet`, `text` or `lines`",
+            "{}: nothing is known of the extension `{other}`\n  hint: say what it is with `format: jsonl`, `json`, `csv`, `semicolon`, `tsv`, `parquet`, `text` or `lines`",
             path.display()
         ),
     }
@@ -113,67 +212,6 @@ fn resolved(path: &Path, format: Format) -> Result<Format> {
 
 fn extension(path: &Path) -> &str {
     path.extension().and_then(OsStr::to_str).unwrap_or_default()
-}
-
-fn from_json(path: &Path, bytes: &[u8], from: Option<&str>) -> Result<Vec<Placed>> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        let line = bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-        let what = format!("invalid JSON: {}", rows::without_position(&error));
-        complaint(path, error.line(), error.column(), &what, line)
-    })?;
-    let place = |index: usize| format!("{}: item {}", path.display(), index + 1);
-    let object = |(index, item)| match item {
-        Value::Object(row) => Ok(Placed { place: place(index), row }),
-        other => bail!("{}: a row is an object, but this is {}: {}", place(index), kind(&other), excerpt(&other)),
-    };
-    list(path, value, from)?.into_iter().enumerate().map(object).collect()
-}
-
-fn list(path: &Path, value: Value, from: Option<&str>) -> Result<Vec<Value>> {
-    let map = match value {
-        Value::Array(list) => return Ok(list),
-        Value::Object(map) => map,
-        other => bail!("{}: it holds {} where a list of rows was expected", path.display(), kind(&other)),
-    };
-    let mut lists: Vec<(String, Vec<Value>)> = map
-        .into_iter()
-        .filter_map(|(name, value)| if let Value::Array(list) = value { Some((name, list)) } else { None })
-        .collect();
-    let names = lists.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    match (from, lists.len()) {
-        (_, 0) => bail!("{}: its object holds no list of rows", path.display()),
-        (None, 1) => Ok(lists.remove(0).1),
-        (None, _) => bail!(
-            "{}: its object holds several lists ({names}); which are the rows is not clear\n  hint: name it with `list`",
-            path.display()
-        ),
-        (Some(from), _) => match lists.into_iter().find(|(name, _)| name == from) {
-            Some((_, list)) => Ok(list),
-            None => bail!("{}: its object holds no list `{from}`; it holds {names}", path.display()),
-        },
-    }
-}
-
-fn from_text(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
-        anyhow::anyhow!("{}:{line}: not UTF-8 text", path.display())
-    })?;
-    let row = Map::from_iter([("text".to_owned(), Value::from(text))]);
-    Ok(vec![Placed { place: path.display().to_string(), row }])
-}
-
-fn from_lines(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>> {
-    let mut rows = Vec::new();
-    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        let place = format!("{}:{}", path.display(), index + 1);
-        let Ok(text) = std::str::from_utf8(line) else { bail!("{place}: not UTF-8 text") };
-        let text = text.strip_suffix('\r').unwrap_or(text);
-        if !text.trim().is_empty() {
-            rows.push(Placed { place, row: Map::from_iter([("text".to_owned(), text.into())]) });
-        }
-    }
-    Ok(rows)
 }
 
 /// A value as JSON, cut after so many characters that it still fits a message.

@@ -3,27 +3,43 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
-    path::Path,
+    io::{BufRead as _, BufReader, BufWriter, Read as _, Write},
+    path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use engine::InputArtifact;
 use serde_json::{Map, Value};
+
+use super::regular;
 
 /// One row. It may carry `prompt`, `completion`, `messages`, `answer`, `text`, `ids` and anything else, which is kept.
 pub type Row = Map<String, Value>;
 
 const FILE: &str = "rows.jsonl";
+/// Bytes of a row of an artifact at most. What `load` takes into one is set by its own limits, which are far smaller.
+const LONGEST_LINE: u64 = 1 << 30;
 
-/// Reads the rows of an artifact.
+/// Reads the rows of an artifact. Empty lines and a byte order mark are passed over.
 ///
 /// # Errors
 /// Names the file and line of what is not a JSON object, and shows it.
 pub fn read(folder: &Path) -> Result<Vec<Row>> {
     let path = folder.join(FILE);
-    let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(parse(&path, &bytes)?.into_iter().map(|(_, row)| row).collect())
+    let reading = || format!("reading {}", path.display());
+    let mut reader = BufReader::with_capacity(1 << 16, regular::open(&path).with_context(reading)?);
+    let (mut rows, mut line) = (Vec::new(), Vec::new());
+    for number in 1.. {
+        line.clear();
+        if reader.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut line).with_context(reading)? == 0 {
+            break;
+        }
+        let is_whole = line.len() as u64 <= LONGEST_LINE;
+        ensure!(is_whole, "{}:{number}: a row of more than {LONGEST_LINE} bytes", path.display());
+        let text = if number == 1 { without_mark(&line) } else { &line };
+        rows.extend(parse_line(&path, number, text.strip_suffix(b"\n").unwrap_or(text))?);
+    }
+    Ok(rows)
 }
 
 /// The rows of all artifacts of an input, one after another.
@@ -43,47 +59,73 @@ pub fn read_all(inputs: &[InputArtifact]) -> Result<Vec<Row>> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write(folder: &Path, rows: impl IntoIterator<Item = Row>) -> Result<usize> {
-    let path = folder.join(FILE);
-    let place = || format!("writing {}", path.display());
-    let mut file = BufWriter::new(File::create(&path).with_context(place)?);
-    let mut count = 0;
+    let mut writer = Writer::create(folder)?;
     for row in rows {
-        serde_json::to_writer(&mut file, &row).with_context(place)?;
-        file.write_all(b"\n").with_context(place)?;
-        count += 1;
+        writer.push(&row)?;
     }
-    file.flush().with_context(place)?;
-    Ok(count)
+    writer.finish()
 }
 
-/// The rows of a JSONL text with their line numbers. Empty lines and a byte order mark are passed over.
+/// The rows of an artifact as they are made, one after another.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    file: BufWriter<File>,
+    count: usize,
+}
+
+impl Writer {
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        let file = File::create(&path).with_context(|| format!("writing {}", path.display()))?;
+        Ok(Self { path, file: BufWriter::new(file), count: 0 })
+    }
+
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn push(&mut self, row: &Row) -> Result<()> {
+        let place = || format!("writing {}", self.path.display());
+        serde_json::to_writer(&mut self.file, row).with_context(place)?;
+        self.file.write_all(b"\n").with_context(place)?;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// How many rows were written, all of them by now.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn finish(mut self) -> Result<usize> {
+        self.file.flush().with_context(|| format!("writing {}", self.path.display()))?;
+        Ok(self.count)
+    }
+}
+
+/// The row of a line; none where it is blank.
 ///
 /// # Errors
-/// As [`read`]; `path` is what messages call the text.
-pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<(usize, Row)>> {
-    let mut rows = Vec::new();
-    for (index, line) in without_mark(bytes).split(|byte| *byte == b'\n').enumerate() {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
+/// As [`read`]; `path` and `number` are what messages call the line.
+pub(crate) fn parse_line(path: &Path, number: usize, line: &[u8]) -> Result<Option<Row>> {
+    if line.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    match serde_json::from_slice(line) {
+        Ok(Value::Object(row)) => Ok(Some(row)),
+        Ok(other) => {
+            let what = format!("a row is an object, but this is {}", kind(&other));
+            Err(complaint(path, number, 1, &what, line))
         }
-        let number = index + 1;
-        match serde_json::from_slice(line) {
-            Ok(Value::Object(row)) => rows.push((number, row)),
-            Ok(other) => {
-                let what = format!("a row is an object, but this is {}", kind(&other));
-                return Err(complaint(path, number, 1, &what, line));
-            }
-            Err(error) => {
-                let what = format!("invalid JSON: {}", without_position(&error));
-                return Err(complaint(path, number, error.column(), &what, line));
-            }
+        Err(error) => {
+            let what = format!("invalid JSON: {}", without_position(&error));
+            Err(complaint(path, number, error.column(), &what, line))
         }
     }
-    Ok(rows)
 }
 
 /// Text without the byte order mark that some editors put before it.
-pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
+fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)
 }
 

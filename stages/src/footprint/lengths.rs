@@ -1,8 +1,7 @@
 //! How long the sequences of an input are, by some of its rows. Knows nothing of memory.
 
 use std::{
-    fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read as _},
     path::Path,
 };
 
@@ -10,7 +9,7 @@ use engine::Prospect;
 
 use super::TooLong;
 use crate::{
-    data::rows::Row,
+    data::{regular, rows::Row},
     text::{
         check::Finding,
         encode::{self, Example, LossOn},
@@ -21,6 +20,8 @@ use crate::{
 
 /// Rows of an input that are read to learn how long its sequences are.
 pub(super) const ROWS_READ: usize = 256;
+/// Bytes of an input that are read for it at most, however long its rows are.
+const BYTES_READ: u64 = 256 << 20;
 /// As many rows at most are packed to learn how full blocks become.
 const ROWS_PACKED: f64 = 4096.0;
 
@@ -160,10 +161,10 @@ pub(super) fn lengths(inputs: &[(String, Prospect)], tokenizer: &Tokenizer, aske
 
 /// The first rows of an artifact, and about how many there are.
 fn first_rows(folder: &Path) -> Option<(Vec<Row>, f64)> {
-    let file = File::open(folder.join("rows.jsonl")).ok()?;
+    let file = regular::open(&folder.join("rows.jsonl")).ok()?;
     let size = file.metadata().ok()?.len();
     let (mut rows, mut read) = (Vec::new(), 0);
-    for line in BufReader::new(file).lines().take(ROWS_READ) {
+    for line in BufReader::new(file.take(BYTES_READ)).lines().take(ROWS_READ) {
         let line = line.ok()?;
         read += line.len() as u64 + 1;
         if !line.trim().is_empty() {

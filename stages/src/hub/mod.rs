@@ -32,6 +32,7 @@ pub use part::part;
 pub use reference::{Kind, Place, Reference};
 pub use settings::Settings;
 
+use crate::data::regular;
 use listing::{Entry, Info};
 
 /// How long to wait for a connection, and for the next bytes of one that stands.
@@ -65,7 +66,7 @@ impl Repository {
             reference.revision.clone()
         } else {
             let path = folder.join("refs").join(&reference.revision);
-            let text = fs::read_to_string(&path).map_err(|_| uncached(reference, settings, "it"))?;
+            let text = regular::text(&path, REFERENCE_BYTES).map_err(|_| uncached(reference, settings, "it"))?;
             text.trim().to_owned()
         };
         ensure!(is_commit(&commit), "{}: `{commit}` is no commit", folder.join("refs").display());
@@ -214,6 +215,8 @@ impl std::fmt::Display for Repository {
     }
 }
 
+/// Most bytes of a file of the cache that holds a commit.
+const REFERENCE_BYTES: u64 = 1024;
 /// Most bytes of a listing: some collections have a hundred thousand files.
 const LARGEST_LISTING: u64 = 256 << 20;
 

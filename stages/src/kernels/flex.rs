@@ -136,6 +136,7 @@ pub trait Fused: burn::backend::Backend {
 impl Fused for Flex {
     fn linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let (x, weight) = (Dense::new(&x), Dense::new(&weight));
+        assert_eq!(x.width(), weight.width(), "rows of `x` and of `weight` are of one width");
         let mut output = empty([x.height(), weight.height()]);
         project(x.slice(), weight.slice(), x.width(), output.storage_mut::<f32>());
         output
@@ -144,6 +145,7 @@ impl Fused for Flex {
     fn linear_back_x(gradient: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let (gradient, weight) = (Dense::new(&gradient), Dense::new(&weight));
         let (m, n, k) = (gradient.height(), weight.width(), weight.height());
+        assert_eq!(gradient.width(), k, "`gradient` has a column for each row of `weight`");
         let mut output = empty([m, n]);
         let target = Target(Shared::of(&mut output).0, n, false);
         let (left, right) = (Operand(gradient.slice().as_ptr(), k, 1), Operand(weight.slice().as_ptr(), n, 1));
@@ -155,6 +157,7 @@ impl Fused for Flex {
     fn linear_back_weight(gradient: FlexTensor, x: FlexTensor) -> FlexTensor {
         let (gradient, x) = (Dense::new(&gradient), Dense::new(&x));
         let (m, n, k) = (gradient.width(), x.width(), x.height());
+        assert_eq!(gradient.height(), k, "`gradient` has a row for each row of `x`");
         let mut output = empty([m, n]);
         let target = Target(Shared::of(&mut output).0, n, false);
         let (left, right) = (Operand(gradient.slice().as_ptr(), 1, m), Operand(x.slice().as_ptr(), n, 1));
@@ -210,6 +213,7 @@ impl Fused for Flex {
     fn rms_norm(x: FlexTensor, weight: FlexTensor, epsilon: f32) -> FlexTensor {
         let (x, weight) = (Dense::new(&x), Dense::new(&weight));
         let (weight, channels) = (weight.slice(), weight.width());
+        assert!(x.width().is_multiple_of(channels), "rows of `x` are whole times as wide as `weight`");
         let mut output = empty(x.0.shape());
         let span = ROWS * channels;
         output.storage_mut::<f32>().par_chunks_mut(span).zip(x.slice().par_chunks(span)).for_each(|(output, x)| {
@@ -236,6 +240,8 @@ impl Fused for Flex {
     ) -> (FlexTensor, FlexTensor) {
         let (x, weight, gradient) = (Dense::new(&x), Dense::new(&weight), Dense::new(&gradient));
         let (scales, channels) = (weight.slice(), weight.width());
+        assert!(x.width().is_multiple_of(channels), "rows of `x` are whole times as wide as `weight`");
+        assert_eq!(x.size(), gradient.size(), "`x` and `gradient` are of one size");
         let mut x_gradient = empty(x.0.shape());
         let span = ROWS * channels;
         let parts: Vec<Vec<f32>> = x_gradient
@@ -283,6 +289,10 @@ impl Fused for Flex {
     fn rotate(x: FlexTensor, rotary: Arc<Rotary>, positions: Arc<Vec<usize>>, backwards: bool) -> FlexTensor {
         let x = Dense::new(&x);
         let (width, head_dim) = (x.width(), rotary.head_dim);
+        assert!(
+            width.is_multiple_of(head_dim) && x.height() == positions.len(),
+            "whole heads, a position for each row"
+        );
         let half = head_dim / 2;
         let sign = if backwards { -1.0 } else { 1.0 };
         let mut output = empty(x.0.shape());
@@ -362,6 +372,7 @@ impl Fused for Flex {
 
     fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let (gate, up) = (Dense::new(&gate), Dense::new(&up));
+        assert_eq!(gate.size(), up.size(), "`gate` and `up` are of one size");
         let mut output = empty(gate.0.shape());
         let inputs = gate.slice().par_chunks(CHUNK).zip(up.slice().par_chunks(CHUNK));
         output.storage_mut::<f32>().par_chunks_mut(CHUNK).zip(inputs).for_each(|(output, (gate, up))| {
@@ -440,6 +451,7 @@ impl Fused for Flex {
     fn logprobs(logits: FlexTensor, targets: Arc<Vec<usize>>, temperature: f32) -> FlexTensor {
         let logits = Dense::new(&logits);
         let width = logits.width();
+        assert_eq!(logits.height(), targets.len(), "a target for each row of `logits`");
         let mut output = empty([targets.len()]);
         let tasks = logits.slice().par_chunks(ROWS * width).zip(targets.par_chunks(ROWS));
         output.storage_mut::<f32>().par_chunks_mut(ROWS).zip(tasks).for_each(|(output, (logits, targets))| {
@@ -463,6 +475,7 @@ impl Fused for Flex {
     ) -> FlexTensor {
         let (logits, gradient) = (Dense::new(&logits), Dense::new(&gradient));
         let width = logits.width();
+        assert_eq!(logits.height(), targets.len(), "a target for each row of `logits`");
         let mut output = empty(logits.0.shape());
         let tasks = logits.slice().par_chunks(ROWS * width).zip(targets.par_chunks(ROWS));
         let tasks = tasks.zip(gradient.slice().par_chunks(ROWS));
@@ -555,6 +568,9 @@ impl Fused for Flex {
         let AdamStep { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step } = settings;
         let gradient = Dense::new(&gradient);
         let (mut weight, mut first, mut second) = (owned(weight), owned(first), owned(second));
+        let shape = gradient.0.shape();
+        let is_one_shape = [&weight, &first, &second].into_iter().all(|tensor| tensor.shape() == shape);
+        assert!(is_one_shape, "weight, moments and gradient are of one shape");
         let rate = learning_rate / (1.0 - beta1.powi(step));
         let correction = 1.0 / (1.0 - beta2.powi(step)).sqrt();
         let decay = 1.0 - learning_rate * weight_decay;

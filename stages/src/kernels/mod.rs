@@ -100,7 +100,7 @@ pub struct Seen {
 
 impl Seen {
     pub fn push(&mut self, pages: &[usize], length: usize) {
-        debug_assert!(length > 0 && length <= pages.len() * PAGE, "the newest token has its place");
+        assert!(length > 0 && length <= pages.len() * PAGE, "the newest token has its place");
         self.pages.extend(pages);
         self.ends.push(self.pages.len());
         self.lengths.push(length);

@@ -347,3 +347,64 @@ fn a_sum_of_squares_is_exact_where_numbers_are_whole() {
     let ones = Tensor::<2>::ones([500, 100], &Device::flex());
     assert_eq!(values(sum_of_squares(ones)), [50_000.0]);
 }
+
+/// What a kernel says of arguments that do not fit together, in a release build too.
+fn refusal(call: impl FnOnce() + std::panic::UnwindSafe) -> String {
+    let panic = std::panic::catch_unwind(call).expect_err("the sizes do not fit together");
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+#[test]
+#[should_panic(expected = "rows of `x` and of `weight` are of one width")]
+fn a_weight_wider_than_its_input_is_refused() {
+    let _ = linear(normal(1, [3, 8]), normal(2, [4, 24]));
+}
+
+#[test]
+#[should_panic(expected = "sequences lie one behind another")]
+fn sequences_that_end_behind_the_tokens_are_refused() {
+    let _ = attention(normal(1, [4, 16]), normal(2, [4, 16]), normal(3, [4, 16]), &Sequences::of_lengths(&[3, 90]), 8);
+}
+
+#[test]
+fn what_kernels_reach_by_pointers_lies_inside_their_tensors() {
+    use burn::backend::Flex;
+    use flex::Fused;
+    let of = |name, shape| normal(name, shape).try_into_primitive::<Flex>().expect("on the CPU");
+    let sequences = |offsets: &[usize]| Arc::new(Sequences { offsets: offsets.to_vec(), positions: vec![0; 4] });
+    let attend = |queries, keys, values, offsets: &[usize], head_dim| {
+        let sequences = sequences(offsets);
+        refusal(move || {
+            let _ = Flex::causal_attention(of(1, queries), of(2, keys), of(3, values), sequences, head_dim);
+        })
+    };
+    let square = [4, 16];
+    assert!(attend(square, square, square, &[0, 3, 2, 4], 8).contains("one behind another"));
+    assert!(attend(square, square, square, &[0, 5], 8).contains("one behind another"));
+    assert!(attend(square, square, [3, 16], &[0, 4], 8).contains("keys and values are of one size"));
+    assert!(attend(square, [3, 16], [3, 16], &[0, 3], 8).contains("a key for each query"));
+    assert!(attend([4, 24], square, square, &[0, 4], 8).contains("whole times as wide"));
+    assert!(attend(square, square, square, &[0, 4], 5).contains("whole heads of 5"));
+    let back = refusal(move || {
+        let gradient = of(4, [3, 16]);
+        let _ = Flex::attention_back(of(1, square), of(2, square), of(3, square), gradient, sequences(&[0, 4]), 8);
+    });
+    assert!(back.contains("`gradient` is of the size of `queries`"), "{back}");
+    for (gradient, weight) in [([3, 5], [4, 8]), ([3, 3], [4, 8])] {
+        let said = refusal(move || drop(Flex::linear_back_x(of(1, gradient), of(2, weight))));
+        assert!(said.contains("a column for each row of `weight`"), "{said}");
+    }
+    let said = refusal(move || drop(Flex::linear_back_weight(of(1, [9, 4]), of(2, [3, 8]))));
+    assert!(said.contains("a row for each row of `x`"), "{said}");
+    let targets = |count: usize| Arc::new(vec![0_usize; count]);
+    let said = refusal(move || drop(Flex::head(of(1, [3, 8]), of(2, [4, 24]), targets(3), 1.0)));
+    assert!(said.contains("`hidden` and of `weight` are of one width"), "{said}");
+    let said = refusal(move || drop(Flex::head(of(1, [3, 8]), of(2, [4, 8]), targets(2), 1.0)));
+    assert!(said.contains("a target for each row"), "{said}");
+    let said = refusal(move || {
+        let (told, gradient) = (of(3, [3, 2]), of(4, [3, 3]));
+        let _ = Flex::head_back(of(1, [3, 8]), of(2, [4, 8]), told, gradient, targets(3), 1.0, Wanted::Both);
+    });
+    assert!(said.contains("`[3, rows]`"), "{said}");
+}

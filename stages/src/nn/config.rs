@@ -285,6 +285,8 @@ impl Config {
             self.num_attention_heads,
             self.num_key_value_heads
         );
+        let (head_dim, most) = (self.head_dim, most("head_dim"));
+        ensure!(head_dim <= most, "heads of {head_dim} channels; at most {most} are supported");
         ensure!(
             self.family == Family::Gpt2 || (self.head_dim > 0 && self.head_dim.is_multiple_of(2)),
             "`head_dim` is {}: rotary positions turn halves of a head, so it must be even",
@@ -319,7 +321,7 @@ fn gpt2(keys: &Keys) -> Result<Config> {
     ensure!(is_scaled, "`scale_attn_weights` is false, which is not supported; supported: true");
     let (hidden_size, heads) = (keys.count("n_embd")?, keys.count("n_head")?);
     ensure!(hidden_size.is_multiple_of(heads), "`n_embd` ({hidden_size}) must be a multiple of `n_head` ({heads})");
-    Ok(Config {
+    let config = Config {
         family: Family::Gpt2,
         vocab_size: keys.count("vocab_size")?,
         hidden_size,
@@ -339,7 +341,9 @@ fn gpt2(keys: &Keys) -> Result<Config> {
         output_bias: true,
         mlp_bias: true,
         qk_norm: false,
-    })
+    };
+    config.check()?;
+    Ok(config)
 }
 
 /// Refuses every key whose value would change what the model computes in a way the decoder does not follow.
@@ -397,6 +401,20 @@ pub(super) fn decimal(value: f32) -> Value {
     json!(shortest)
 }
 
+/// The largest count that a key may have. Tensors are listed by these numbers and tables made by them before a file of
+/// weights is looked at; and no product of them leaves 64 bits. Published models stay below a tenth of each.
+fn most(key: &str) -> usize {
+    match key {
+        "num_hidden_layers" | "n_layer" => 10_000,
+        "head_dim" => 4096,
+        "hidden_size" | "n_embd" | "num_attention_heads" | "n_head" | "num_key_value_heads" => 1_000_000,
+        "intermediate_size" | "n_inner" => 10_000_000,
+        "vocab_size" => 100_000_000,
+        // Positions, of which at most as many are used as a model is asked for.
+        _ => 1 << 40,
+    }
+}
+
 /// Typed access to the keys of a `config.json`; null counts as absent, as in transformers.
 pub(super) struct Keys<'a>(pub(super) &'a Map<String, Value>);
 
@@ -413,7 +431,10 @@ impl Keys<'_> {
     pub(super) fn count(&self, key: &str) -> Result<usize> {
         let value = self.get(key).with_context(|| format!("no `{key}`"))?;
         let count = value.as_u64().filter(|count| *count > 0).and_then(|count| usize::try_from(count).ok());
-        count.with_context(|| format!("`{key}` is {value}; it must be a whole number above zero"))
+        let count = count.with_context(|| format!("`{key}` is {value}; it must be a whole number above zero"))?;
+        let most = most(key);
+        ensure!(count <= most, "`{key}` is {count}; at most {most} are supported");
+        Ok(count)
     }
 
     pub(super) fn count_or(&self, key: &str, default: usize) -> Result<usize> {
@@ -422,8 +443,10 @@ impl Keys<'_> {
 
     pub(super) fn number(&self, key: &str) -> Result<f32> {
         let value = self.get(key).with_context(|| format!("no `{key}`"))?;
-        let number = value.as_f64().filter(|number| *number > 0.0);
-        Ok(number.with_context(|| format!("`{key}` is {value}; it must be a number above zero"))? as f32)
+        let number = value.as_f64().map(|number| number as f32).filter(|number| *number > 0.0);
+        let number = number.with_context(|| format!("`{key}` is {value}; it must be a number above zero"))?;
+        ensure!(number.is_finite(), "`{key}` is {value}, which does not fit into 32 bits");
+        Ok(number)
     }
 
     fn number_or(&self, key: &str, default: f32) -> Result<f32> {
@@ -755,5 +778,38 @@ mod tests {
             "`head_dim` is 3: rotary positions turn halves of a head, so it must be even"
         );
         assert_eq!(refusal("rms_norm_eps", json!("x")), "`rms_norm_eps` is \"x\"; it must be a number above zero");
+    }
+
+    #[test]
+    fn numbers_that_no_model_has_are_refused_at_their_key() {
+        for layers in [1_000_000_000_u64, 1 << 40] {
+            let expected = format!("`num_hidden_layers` is {layers}; at most 10000 are supported");
+            assert_eq!(refusal("num_hidden_layers", json!(layers)), expected);
+        }
+        let counts = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"];
+        let others = ["num_key_value_heads", "head_dim", "max_position_embeddings"];
+        for key in counts.into_iter().chain(others) {
+            for value in [json!(-1), json!(0), json!(1.5), json!(1e300), json!(true), json!([1]), json!("1")] {
+                let message = refusal(key, value.clone());
+                assert_eq!(message, format!("`{key}` is {value}; it must be a whole number above zero"));
+            }
+            let message = refusal(key, json!(u64::MAX));
+            assert!(message.starts_with(&format!("`{key}` is 18446744073709551615; at most ")), "{message}");
+        }
+        for key in ["rms_norm_eps", "rope_theta"] {
+            for value in [json!(-1.0), json!(0), json!(1e-300), json!("x")] {
+                let message = refusal(key, value.clone());
+                assert_eq!(message, format!("`{key}` is {value}; it must be a number above zero"));
+            }
+            assert_eq!(
+                refusal(key, json!(1e308)),
+                format!("`{key}` is 1e308; which does not fit into 32 bits").replace("; which", ", which")
+            );
+        }
+        let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 8, "n_embd": 8192, "n_layer": 1, "n_head": 1 });
+        let message = Config::from_hf(&gpt2.to_string()).unwrap_err().to_string();
+        assert_eq!(message, "heads of 8192 channels; at most 4096 are supported");
+        let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 8, "n_embd": u64::MAX, "n_layer": 1, "n_head": 1 });
+        assert!(Config::from_hf(&gpt2.to_string()).is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::{
     fmt,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -184,7 +184,7 @@ impl Adapter {
     /// Adds the learned products to a model's weights: `W + scale B A`.
     ///
     /// # Errors
-    /// When the weights are not those of the adapter's model.
+    /// When the weights are not those of the adapter's model, or what comes out is not finite.
     pub fn merge_into(&self, model: &mut Weights) -> Result<()> {
         let scale = self.lora.scale();
         for (name, a) in self.weights.iter().filter(|(name, _)| name.ends_with(A)) {
@@ -205,6 +205,13 @@ impl Adapter {
                 }
                 row.iter_mut().zip(product).for_each(|(weight, product)| *weight += scale * product);
             });
+            if let Some(at) = weight.values.par_iter().position_first(|value| !value.is_finite()) {
+                bail!(
+                    "weight `{name}` becomes {} at position {at} with what the adapter adds to it: the adapter's numbers \
+                     are too large",
+                    weight.values[at]
+                );
+            }
         }
         Ok(())
     }
@@ -266,6 +273,22 @@ mod tests {
         assert!(merged[&name].values[..12].iter().chain(&merged[&name].values[24..]).all(|value| *value == 0.0));
         merged.insert(name.clone(), base[&name].clone());
         assert_eq!(merged, base);
+    }
+
+    #[test]
+    fn an_adapter_whose_product_has_no_number_is_refused_by_the_weight() {
+        let config = config();
+        let lora = Lora { rank: 2, targets: [Target::DownProj].into(), ..Lora::default() };
+        let mut adapter = Adapter::init(&config, &lora, 5).unwrap();
+        for weight in adapter.weights.values_mut() {
+            weight.values.fill(3e38);
+        }
+        let message = adapter.merge_into(&mut weights::init(&config, 1, 0.02)).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "weight `model.layers.0.mlp.down_proj.weight` becomes inf at position 0 with what the adapter adds to it: the \
+             adapter's numbers are too large"
+        );
     }
 
     #[test]

@@ -3,8 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    fs::File,
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -14,10 +13,14 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{SafeTensorError, SafeTensors, View, tensor::TensorView};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer as _, Serialize,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::{Value, json};
 
 use crate::{
+    data::regular,
     nn::{
         config::{Config, Family},
         gpt2,
@@ -166,7 +169,7 @@ pub fn read(folder: &Path, config: &Config) -> Result<Weights> {
     let mut head = None;
     for path in files(folder)? {
         let map = map(&path)?;
-        let tensors = SafeTensors::deserialize(&map).map_err(|error| broken(&path, &map, &error))?;
+        let tensors = tensors(&path, &map)?;
         for (name, tensor) in tensors.iter() {
             if [".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"].iter().any(|buffer| name.ends_with(buffer)) {
                 // Buffers that old versions of transformers saved; they follow from the config.
@@ -233,7 +236,7 @@ impl From<Dtype> for Packing {
 /// transformers writes them. The same bytes for the same weights.
 ///
 /// # Errors
-/// When a file cannot be written, or a value does not fit into the type.
+/// When a file cannot be written, or a value is not finite or does not fit into the type.
 pub fn write(folder: &Path, config: &Config, weights: &Weights, packing: impl Into<Packing>) -> Result<()> {
     let Packing { dtype, max_shard_bytes } = packing.into();
     let joined;
@@ -243,14 +246,7 @@ pub fn write(folder: &Path, config: &Config, weights: &Weights, packing: impl In
     } else {
         weights
     };
-    if dtype == Dtype::F16 {
-        for (name, weight) in weights {
-            let overflow = weight.values.iter().find(|value| f16::from_f32(**value).is_infinite());
-            if let Some(value) = overflow {
-                bail!("tensor `{name}` holds {value}, which does not fit into f16; bf16 has the range of f32");
-            }
-        }
-    }
+    ensure_fits(weights, dtype)?;
     let size = |weight: &Weight| Encoded { weight, dtype }.data_len();
     let sizes: Vec<(&String, usize)> = weights.iter().map(|(name, weight)| (name, size(weight))).collect();
     let shards = shards(&sizes, max_shard_bytes);
@@ -273,6 +269,31 @@ pub fn write(folder: &Path, config: &Config, weights: &Weights, packing: impl In
     });
     let path = folder.join(INDEX);
     std::fs::write(&path, format!("{index:#}\n")).with_context(|| format!("writing {}", path.display()))
+}
+
+/// What is not a number in a file is refused by whoever reads it: a training that diverged or a merge that overflowed is
+/// told where it happened, and nothing is published.
+fn ensure_fits(weights: &Weights, dtype: Dtype) -> Result<()> {
+    for (name, weight) in weights {
+        let lost = |value: &f32| match dtype {
+            Dtype::F32 => !value.is_finite(),
+            Dtype::Bf16 => !bf16::from_f32(*value).is_finite(),
+            Dtype::F16 => !f16::from_f32(*value).is_finite(),
+        };
+        let Some(at) = weight.values.par_iter().position_first(lost) else { continue };
+        let value = weight.values[at];
+        ensure!(
+            value.is_finite(),
+            "tensor `{name}` holds {value} at position {at}, and only finite numbers are written"
+        );
+        match dtype {
+            Dtype::F16 => {
+                bail!("tensor `{name}` holds {value}, which does not fit into f16; bf16 has the range of f32")
+            }
+            Dtype::F32 | Dtype::Bf16 => bail!("tensor `{name}` holds {value}, which does not fit into bf16"),
+        }
+    }
+    Ok(())
 }
 
 /// Tensors in their order, as many to a shard as fit into `most` bytes.
@@ -299,8 +320,9 @@ fn shards<'a>(sizes: &[(&'a String, usize)], most: usize) -> Vec<Vec<&'a String>
 /// Writes one file, the same bytes for the same weights.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When the file cannot be written, or a value is not finite or does not fit into the type.
 pub fn write_file(path: &Path, weights: &Weights, dtype: Dtype) -> Result<()> {
+    ensure_fits(weights, dtype)?;
     write_tensors(path, weights.iter(), dtype)
 }
 
@@ -316,7 +338,7 @@ fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (&'a String, &'a
 /// When the file is missing or cut short, or a tensor is of another type or not finite.
 pub fn read_file(path: &Path) -> Result<Weights> {
     let map = map(path)?;
-    let tensors = SafeTensors::deserialize(&map).map_err(|error| broken(path, &map, &error))?;
+    let tensors = tensors(path, &map)?;
     let read = |(name, tensor): (&str, TensorView)| {
         let weight = Weight { shape: tensor.shape().to_vec(), values: values(&tensor, name, path)? };
         Ok((name.to_owned(), weight))
@@ -342,7 +364,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         };
         bail!("{}: neither `{SINGLE}` nor `{INDEX}`{mend}", folder.display());
     }
-    let text = std::fs::read_to_string(&index).with_context(|| format!("reading {}", index.display()))?;
+    let text =
+        regular::text(&index, regular::TOKENIZER_BYTES).with_context(|| format!("reading {}", index.display()))?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("reading {}", index.display()))?;
     let map = value["weight_map"].as_object().with_context(|| format!("{}: no `weight_map`", index.display()))?;
     let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
@@ -356,7 +379,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let file = regular::open(path).with_context(|| format!("opening {}", path.display()))?;
     // SAFETY: the map is read once, now. Artifacts are read-only; a file of the user that another program
     // cuts short in these moments ends this one with SIGBUS, as in every loader of safetensors.
     unsafe { Mmap::map(&file) }.with_context(|| format!("mapping {}", path.display()))
@@ -372,6 +395,57 @@ pub(crate) fn let_go(map: &Mmap, part: &[u8]) {
         // Refused, it saves nothing and harms nothing.
         let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len()) };
     }
+}
+
+/// Bytes of a file's header at most: it is held several times over while it is read. That of a model of ten thousand
+/// tensors has 1 MB.
+const LARGEST_HEADER: u64 = 16 << 20;
+
+/// The tensors of a file, each name once.
+fn tensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    if let Some(length) = bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
+        && length <= bytes.len() as u64
+    {
+        ensure!(
+            length <= LARGEST_HEADER,
+            "{}: its header has {length} bytes, and at most {LARGEST_HEADER} are read",
+            path.display()
+        );
+    }
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| broken(path, bytes, &error))?;
+    // The library keeps one of them, and not always the same.
+    if let Some(name) = repeated_name(bytes) {
+        bail!("{}: two tensors are named `{name}`", path.display());
+    }
+    Ok(tensors)
+}
+
+/// A name that stands twice in the header of a file.
+fn repeated_name(bytes: &[u8]) -> Option<String> {
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = Option<String>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let (mut seen, mut twice) = (HashSet::new(), None);
+            while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+                if seen.contains(&name) {
+                    twice.get_or_insert(name);
+                } else {
+                    seen.insert(name);
+                }
+            }
+            Ok(twice)
+        }
+    }
+
+    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk::<8>()?)).ok()?;
+    serde_json::Deserializer::from_slice(bytes.get(8..length.checked_add(8)?)?).deserialize_map(Names).ok()?
 }
 
 /// Says of a file that cannot be read whether it was cut short, and where.
@@ -683,6 +757,131 @@ mod tests {
     fn a_weight_that_is_not_a_number_is_named() {
         let (_bench, message) = spoiled(|weights| weights.get_mut("model.norm.weight").unwrap().values[2] = f32::NAN);
         assert_eq!(message, "m/model.safetensors: tensor `model.norm.weight` holds NaN at position 2");
+    }
+
+    #[test]
+    fn what_is_not_finite_is_not_written() {
+        let complaint = |value: f32, dtype: Dtype| {
+            let mut weights = init(&tiny(), 1, 0.02);
+            weights.get_mut("lm_head.weight").unwrap().values[3] = value;
+            write(&Bench::new().path("unused"), &tiny(), &weights, dtype).unwrap_err().to_string()
+        };
+        let expected = "tensor `lm_head.weight` holds inf at position 3, and only finite numbers are written";
+        assert_eq!(complaint(f32::INFINITY, Dtype::F32), expected);
+        assert_eq!(complaint(f32::NAN, Dtype::Bf16), expected.replace("inf", "NaN"));
+        // Rounded to eight bits it is 2^128.
+        let message = complaint(f32::MAX, Dtype::Bf16);
+        assert!(
+            message.starts_with("tensor `lm_head.weight` holds 3402823") && message.ends_with("into bf16"),
+            "{message}"
+        );
+    }
+
+    /// A file with this header, and so many bytes behind it.
+    fn with_header(bench: &Bench, header: &str, size: usize) -> PathBuf {
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; size]].concat();
+        bench.file("m/model.safetensors", bytes)
+    }
+
+    #[test]
+    fn a_header_says_each_thing_once_and_what_can_be() {
+        let bench = Bench::new();
+        let complaint = |header: &str, size: usize| {
+            let path = with_header(&bench, header, size);
+            bench.message(&read_file(&path).unwrap_err())
+        };
+        let a = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        assert_eq!(complaint(&format!("{{{a},{a}}}"), 4), "m/model.safetensors: two tensors are named `a`");
+        let other = a.replace("[0,4]", "[4,8]");
+        assert_eq!(complaint(&format!("{{{a},{other}}}"), 8).split(": ").next().unwrap(), "m/model.safetensors");
+        let twice = r#"{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        assert!(complaint(twice, 4).contains("duplicate field"), "{}", complaint(twice, 4));
+        for (shape, from, to, size) in [
+            ("[1]", 0, 8, 8),
+            ("[1]", 4, 8, 8),
+            ("[4611686018427387904,4]", 0, 0, 0),
+            ("[18446744073709551615,18446744073709551615]", 0, 4, 4),
+            ("[-1]", 0, 4, 4),
+            ("[1.5]", 0, 4, 4),
+            ("[1]", 4, 0, 4),
+        ] {
+            let header = format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#);
+            complaint(&header, size);
+        }
+        // Two tensors in the same bytes, and a hole between two.
+        let b = |from: usize| format!(r#""b":{{"dtype":"F32","shape":[1],"data_offsets":[{from},{}]}}"#, from + 4);
+        complaint(&format!("{{{a},{}}}", b(0)), 4);
+        complaint(&format!("{{{a},{}}}", b(8)), 12);
+        let padded = format!("{{{a}{}}}", " ".repeat(17 << 20));
+        let expected = "m/model.safetensors: its header has 17825846 bytes, and at most 16777216 are read";
+        assert_eq!(complaint(&padded, 4), expected);
+        bench.file("m/model.safetensors", u64::MAX.to_le_bytes());
+        assert!(read_file(&bench.path("m/model.safetensors")).is_err());
+        read_file(&with_header(&bench, &format!("{{{a}}}"), 4)).unwrap();
+    }
+
+    /// Random changes of a model that is right: `MASHBILL_FUZZ_SECONDS=600` makes them for ten minutes.
+    #[test]
+    fn damaged_models_are_read_or_refused() {
+        use crate::data::{adapter, checkpoint::Checkpoint};
+        let bench = Bench::new();
+        bench.file("m/.keep", "");
+        let names =
+            ["config.json", "model.safetensors", "tokenizer.json", "adapter_config.json", "adapter_model.safetensors"];
+        let policies = ["llama", "qwen3", "gpt2"].map(|family| {
+            let mut checkpoint = Checkpoint::open(&fixture(family)).unwrap();
+            if family != "gpt2" {
+                checkpoint.adopt(Some(&crate::nn::lora::Lora { rank: 2, ..Default::default() }), 1).unwrap();
+            }
+            std::fs::create_dir_all(bench.path(family)).unwrap();
+            checkpoint.save(&bench.path(family)).unwrap();
+            names.map(|name| std::fs::read(bench.path(family).join(name)).unwrap_or_default())
+        });
+        crate::bench::fuzz("safetensors", 200, |chance| {
+            let mut files = chance.of(&policies).clone();
+            let which = chance.below(files.len());
+            for _ in 0..=chance.below(3) {
+                match which {
+                    // The header, most often: the rest is numbers.
+                    1 | 4 if chance.below(4) > 0 => {
+                        let mut header: Vec<u8> = files[which].drain(..files[which].len().min(3000)).collect();
+                        chance.change(&mut header);
+                        files[which].splice(0..0, header);
+                    }
+                    0 | 3 if chance.below(2) > 0 => {
+                        let Ok(Value::Object(mut keys)) = serde_json::from_slice(&files[which]) else { break };
+                        let name = keys.keys().nth(chance.below(keys.len())).cloned().unwrap_or_default();
+                        let odd = [
+                            json!(0),
+                            json!(-1),
+                            json!(1.5),
+                            json!(1e308),
+                            json!(u64::MAX),
+                            json!(1_u64 << 40),
+                            json!(1_000_000_000),
+                            json!([]),
+                            json!(null),
+                            json!({}),
+                            json!("x"),
+                            json!(7),
+                            json!(4096),
+                        ];
+                        keys.insert(name, chance.of(&odd).clone());
+                        files[which] = Value::Object(keys).to_string().into_bytes();
+                    }
+                    _ => chance.change(&mut files[which]),
+                }
+            }
+            for (name, bytes) in names.iter().zip(&files) {
+                let path = bench.path("m").join(name);
+                if bytes.is_empty() { drop(std::fs::remove_file(path)) } else { std::fs::write(path, bytes).unwrap() }
+            }
+            if let Ok(mut checkpoint) = Checkpoint::open(&bench.path("m")) {
+                let _ = checkpoint.merge();
+            }
+            let _ = adapter::read(&bench.path("m"), &tiny());
+            files[which].clone()
+        });
     }
 
     #[test]

@@ -9,7 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::text::{check::Finding, date::Date, template::Template, tokenizer::Tokenizer};
+use crate::{
+    data::regular,
+    text::{check::Finding, date::Date, template::Template, tokenizer::Tokenizer},
+};
 
 /// How the model's chat template writes conversations.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,7 +55,7 @@ impl Chat {
         if let Some(file) = &self.file {
             let path = ctx.source(file);
             let place = || format!("reading {}", file.0.display());
-            let source = std::fs::read_to_string(path).with_context(place)?;
+            let source = regular::text(&path, regular::TEMPLATE_BYTES).with_context(place)?;
             tokenizer = tokenizer.with_template(source).with_context(place)?;
         }
         if let Some(eos) = &self.eos {

@@ -8,13 +8,137 @@ use minijinja::{
     value::{Tuple, Value, ValueKind, from_args},
 };
 
+/// Bytes of a list or a map at most, when it becomes a text: a list that holds another twice, and so on forty times, is
+/// small in memory and endless on paper.
+const LARGEST_PRINTED: u64 = 16 << 20;
+/// Lists in lists at most, when they become a text.
+const DEEPEST: usize = 200;
+/// Bytes that one unit of a template's fuel pays for, as the engine counts them.
+const BYTES_OF_FUEL: u64 = 64;
+/// Bytes of a value in a list, with room for the list to grow.
+const SLOT: u64 = 48;
+
 /// `str(value)`.
-#[must_use]
-pub fn str(value: &Value) -> String {
-    match value.kind() {
+///
+/// # Errors
+/// When it would be too long.
+pub fn str(value: &Value) -> Result<String, Error> {
+    measure(value)?;
+    Ok(match value.kind() {
         ValueKind::Number | ValueKind::Seq | ValueKind::Map => repr(value),
         _ => value.to_string(),
+    })
+}
+
+/// What a value's text takes at least.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spacing {
+    /// Between two items.
+    pub of_item: u64,
+    /// Before an item, for each level that it lies in.
+    pub of_level: u64,
+}
+
+/// Refuses a value that would become too long a text, before any of it is made. Texts alone have their length already.
+///
+/// # Errors
+/// Says so.
+pub fn measure(value: &Value) -> Result<(), Error> {
+    measure_by(value, Spacing::default())
+}
+
+/// As [`measure`], of a text with blanks and separators.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_by(value: &Value, spacing: Spacing) -> Result<(), Error> {
+    if value.kind() == ValueKind::String {
+        return Ok(());
     }
+    measure_within(value, spacing, 0, &mut LARGEST_PRINTED.clone())
+}
+
+fn measure_within(value: &Value, spacing: Spacing, depth: usize, left: &mut u64) -> Result<(), Error> {
+    let refuse = |what: String| Error::new(ErrorKind::OutOfFuel, what);
+    if depth > DEEPEST {
+        return Err(refuse(format!("a value of more than {DEEPEST} lists in each other becomes no text")));
+    }
+    let text = value.as_str().map_or(4, |text| text.len() as u64 + 4);
+    let own = text.saturating_add(spacing.of_item).saturating_add(spacing.of_level.saturating_mul(depth as u64));
+    *left = left
+        .checked_sub(own)
+        .ok_or_else(|| refuse(format!("a value of more than {LARGEST_PRINTED} bytes becomes no text")))?;
+    match value.kind() {
+        ValueKind::Map => {
+            for key in value.try_iter()? {
+                let of_key = value.get_item(&key).unwrap_or_default();
+                measure_within(&key, spacing, depth + 1, left)?;
+                measure_within(&of_key, spacing, depth + 1, left)?;
+            }
+        }
+        // What has no length is not printed item by item.
+        ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => {
+            for item in value.try_iter()? {
+                measure_within(&item, spacing, depth + 1, left)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Pays for bytes before they are made.
+fn pay(state: &State, bytes: u64) -> Result<(), Error> {
+    state.consume_fuel(bytes / BYTES_OF_FUEL)
+}
+
+/// Pays for the parts of a text before they are made.
+///
+/// # Errors
+/// When the template has no fuel left for them.
+pub fn pay_for_parts(state: &State, text: &str, separator: Option<&str>) -> Result<(), Error> {
+    let parts = match separator {
+        Some(separator) => text.matches(separator).count() + 1,
+        None => text.split_whitespace().count(),
+    };
+    pay(state, parts as u64 * SLOT)
+}
+
+/// Pays for what `str.format` makes: every value as often as the text could ask for it, and every width and precision.
+fn pay_for_format(state: &State, text: &str, arguments: &[Value]) -> Result<(), Error> {
+    let mut widths = 0_u64;
+    for digits in text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()) {
+        widths = widths.saturating_add(digits.parse().unwrap_or(u64::MAX));
+    }
+    let fields = text.matches('{').count() as u64;
+    let mut longest = 0;
+    for argument in arguments {
+        measure(argument)?;
+        longest = longest.max(argument.as_str().map_or_else(|| argument.to_string().len(), str::len) as u64);
+    }
+    // A digit may become two characters, as with a comma between thousands.
+    pay(state, widths.saturating_add(fields.saturating_mul(longest.saturating_add(64))).saturating_mul(2))
+}
+
+/// `separator.join(values)`, each paid for before it is added.
+fn join(state: &State, separator: &str, values: &Value) -> Result<Value, Error> {
+    let mut joined = String::new();
+    for (at, value) in values.try_iter()?.checked().enumerate() {
+        let value = value?;
+        if at > 0 {
+            pay(state, separator.len() as u64 + BYTES_OF_FUEL)?;
+            joined.push_str(separator);
+        }
+        measure(&value)?;
+        match value.as_str() {
+            Some(text) => {
+                pay(state, text.len() as u64)?;
+                joined.push_str(text);
+            }
+            None => write!(joined, "{value}").expect("a String takes all"),
+        }
+    }
+    Ok(Value::from(joined))
 }
 
 /// A method of a text, list or map by its name in Python.
@@ -33,6 +157,20 @@ pub fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value])
         return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments);
     };
     match name {
+        // The library pays for these when they are made.
+        "format" => pay_for_format(state, text, arguments)?,
+        "upper" | "lower" | "title" | "capitalize" => pay(state, 3 * text.len() as u64)?,
+        "split" => {
+            pay_for_parts(state, text, arguments.first().and_then(Value::as_str))?;
+        }
+        "splitlines" => pay_for_parts(state, text, Some("\n"))?,
+        _ => {}
+    }
+    match name {
+        "join" => {
+            let (values,): (&Value,) = from_args(arguments)?;
+            join(state, text, values)
+        }
         "removeprefix" | "removesuffix" => {
             let (part,): (&str,) = from_args(arguments)?;
             let rest = if name == "removeprefix" { text.strip_prefix(part) } else { text.strip_suffix(part) };
@@ -55,6 +193,7 @@ pub fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value])
         }
         "rsplit" => {
             let (part, most): (Option<&str>, Option<i64>) = from_args(arguments)?;
+            pay_for_parts(state, text, part)?;
             let most = most.and_then(|most| usize::try_from(most).ok());
             let mut parts: Vec<&str> = match (part, most) {
                 (Some(part), Some(most)) => text.rsplitn(most + 1, part).collect(),

@@ -5,17 +5,26 @@
 //! the test `callable`, the filters `center`, `forceescape`, `pprint`, `random`, `urlize`, `wordcount`, `wordwrap` and
 //! `xmlattr`, and methods of texts that align them.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    ops::Range,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use minijinja::{
-    Environment, Error, ErrorKind,
+    Environment, Error, ErrorKind, State,
     syntax::SyntaxConfig,
     value::{Kwargs, ValueKind},
 };
 use serde_json::{Map, Value};
 
-use crate::text::{date::Date, json::Style, python};
+use crate::text::{
+    date::Date,
+    json::Style,
+    python::{self, Spacing},
+};
 
 type Variable = minijinja::Value;
 
@@ -57,8 +66,12 @@ pub const DEFAULT: &str = "\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ 'Assistant: ' }}{%- endif -%}";
 
-/// Loops in a template end after so many instructions.
+/// Loops in a template end after so many instructions, of which each may be 64 bytes of text instead.
 const FUEL: u64 = 10_000_000;
+/// Bytes of a rendered conversation at most: some 16 million tokens, more than any context.
+const LONGEST: usize = 64 << 20;
+/// Blanks of a level of JSON at most.
+const WIDEST_INDENT: usize = 100;
 
 /// Where a rendered conversation ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,8 +266,17 @@ impl Compiled {
             .add_function("raise_exception", |message: String| -> Result<String, Error> { Err(refusal(message)) });
         environment.add_filter("tojson", to_json);
         // Where Jinja2 shows that it is Python: how values print, and what counts as a sequence.
-        environment.set_formatter(|out, _, value| out.write_str(&python::str(value)).map_err(Error::from));
+        environment.set_formatter(|out, _, value| match value.as_str() {
+            Some(text) => out.write_str(text).map_err(Error::from),
+            None => out.write_str(&python::str(value)?).map_err(Error::from),
+        });
         environment.add_filter("string", |value: &Variable| python::str(value));
+        // As the engine has them, paid for before they are made.
+        environment.add_filter("split", split);
+        environment.add_filter("lines", |state: &State, value: &Variable| {
+            python::pay_for_parts(state, value.as_str().unwrap_or_default(), Some("\n"))?;
+            minijinja::filters::lines(value)
+        });
         let is_iterable = |value: &Variable| {
             matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable)
         };
@@ -275,16 +297,46 @@ impl Compiled {
     fn render(&self, scope: BTreeMap<String, Variable>) -> Result<String> {
         let template = self.environment.get_template(NAME).expect("compiling added it");
         let is_timeless = !scope.contains_key(CLOCK);
-        template.render(scope).map_err(|error| {
+        let mut text = Bounded(Vec::new());
+        template.render_captured_to(scope, &mut text).map(drop).map_err(|error| {
+            if text.0.len() > LONGEST {
+                return anyhow!("the chat template makes a text of more than {LONGEST} bytes");
+            }
             if is_timeless && error.to_string().contains(CLOCK) {
                 return anyhow!(
                     "the chat template asks for today's date, and a result must not depend on the day; \
                      give it one: `template: {{ date: 2024-07-26 }}`"
                 );
             }
+            if error.kind() == ErrorKind::OutOfFuel {
+                let why =
+                    error.detail().unwrap_or("it takes more steps or makes more text than a conversation can need");
+                return anyhow!("the chat template does not come to an end: {why}");
+            }
             anyhow!("the chat template refuses the messages: {error}")
-        })
+        })?;
+        String::from_utf8(text.0).context("the chat template makes no text")
     }
+}
+
+/// A text that grows up to [`LONGEST`].
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        if self.0.len() > LONGEST { Err(io::Error::other("too long a text")) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature that minijinja calls")]
+fn split(state: &State, value: &Variable, separator: Option<Arc<str>>, most: Option<i64>) -> Result<Variable, Error> {
+    python::pay_for_parts(state, value.as_str().unwrap_or_default(), separator.as_deref())?;
+    minijinja::filters::split(value, separator, most)
 }
 
 fn refusal(message: String) -> Error {
@@ -326,6 +378,12 @@ fn to_json(value: &Variable, options: Kwargs) -> Result<String, Error> {
     if value.is_undefined() {
         return Err(refusal("what is undefined cannot be written as JSON".into()));
     }
+    let indent = style.indent.unwrap_or_default();
+    if indent > WIDEST_INDENT {
+        return Err(refusal(format!("tojson takes an indent of at most {WIDEST_INDENT}, and this is {indent}")));
+    }
+    let of_item = style.separators.as_ref().map_or(2, |(of_items, of_key)| of_items.len() + of_key.len());
+    python::measure_by(value, Spacing { of_item: of_item as u64, of_level: indent as u64 })?;
     let value =
         serde_json::to_value(value).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(style.dumps(&value))
@@ -336,7 +394,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bench::{fixture, packed_json, shared};
+    use crate::bench::{Chance, fixture, packed_json, shared};
 
     fn rendered(source: &str, messages: Value) -> Result<String> {
         let messages = messages.as_array().unwrap();
@@ -469,6 +527,145 @@ mod tests {
         );
         let edited = "{% set x %}{% generation %} a{% endgeneration %}{% endset %}{{ x | trim }}";
         assert!(Template::compile(edited).unwrap().render_marked(&conversation, &BTreeMap::new()).is_err());
+    }
+
+    #[test]
+    fn texts_without_end_are_refused_before_they_are_made() {
+        let doubled =
+            "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}";
+        let nested =
+            "{% set ns = namespace(a=[1, 2]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}";
+        let sources = [
+            "{{ '{:>10000000000}'.format('a') }}",
+            "{{ '{:.10000000000f}'.format(1.5) }}",
+            "{{ ('{0}' * 100000).format('a' * 1000000) }}",
+            "{{ {'a': [1]} | tojson(indent=10000000000) }}",
+            "{{ range(99999) | list | tojson(separators=('x' * 1000000, 'y')) }}",
+            "{{ 'a' * 10 ** 10 }}",
+            "{{ [1] * 10 ** 10 }}",
+            "{{ ([1] * 10 ** 10) | string }}",
+            "{{ ([1] * 10 ** 10) | tojson }}",
+            "{{ ', '.join([1] * 10 ** 10) }}",
+            "{{ '%10000000000s' | format('a') }}",
+            "{{ ('a' * 1000000) | replace('a', 'b' * 1000000) }}",
+            "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+            "{{ ('a' * 1000000).join('b' * 1000000) }}",
+            "{{ ('a' * 1000000) | list | join('b' * 1000000) }}",
+            "{{ ('a\\n' * 1000000) | indent(10000000) }}",
+            "{{ ('a' * 300000000).split('a') | length }}",
+            "{{ ('a' * 300000000) | split('a') | length }}",
+            "{{ ('a\\n' * 150000000).splitlines() | length }}",
+            "{{ 'a' * 100000000 }}",
+            doubled,
+            &format!("{nested}{{{{ ns.a }}}}"),
+            &format!("{nested}{{{{ ns.a | string }}}}"),
+            &format!("{nested}{{{{ ns.a | tojson }}}}"),
+            &format!("{nested}{{{{ ''.join(ns.a) }}}}"),
+            &format!("{nested}{{{{ '{{}}'.format(ns.a) }}}}"),
+        ];
+        for source in sources {
+            let started = std::time::Instant::now();
+            let error = rendered(source, json!([])).map(|text| text.len()).expect_err(source).to_string();
+            assert!(error.starts_with("the chat template "), "{source}: {error}");
+            assert!(started.elapsed().as_secs() < 5, "{source}: {:?}", started.elapsed());
+        }
+        // What conversations need stays.
+        let usual = "{{ {'a': [1, 2]} | tojson(indent=4) }}{{ '{:>5}'.format('a') }}{{ 'a,b'.split(',') }}{{ '-'.join(['a', 1]) }}";
+        let expected = "{\n    \"a\": [\n        1,\n        2\n    ]\n}    a['a', 'b']a-1";
+        assert_eq!(rendered(usual, json!([])).unwrap(), expected);
+        let long = json!([{ "content": "word ".repeat(400_000) }]);
+        let split = "{{ messages[0].content.split(' ') | length }}{{ messages[0].content.upper() | length }}";
+        assert_eq!(rendered(split, long).unwrap(), "4000012000000");
+    }
+
+    // What templates are made of by the test below: `E` stands for an expression, `T` for a text, `V` for another value
+    // and `N` for a number.
+    const TEXTS: [&str; 8] =
+        ["'ab'", "s", "ns.s", "messages[0].content", "('x' * N)", "'{:>N}{0}{:.N}'", "('a,b\\n' * N)", "(s ~ s)"];
+    const VALUES: [&str; 9] =
+        ["[s, s]", "ns.a", "messages", "range(N)", "([1] * N)", "{'a': ns.a}", "N", "s.split('a')", "{}"];
+    const CALLS: [&str; 34] = [
+        " | replace('a', T)",
+        " | join(T)",
+        " | indent(N)",
+        " | tojson(indent=N)",
+        " | tojson(separators=(T, T))",
+        " | string",
+        " | upper",
+        " | title",
+        " | trim",
+        " | list",
+        " | split(T)",
+        " | lines",
+        " | batch(N)",
+        " | slice(N)",
+        " | reverse",
+        " | sort",
+        " | unique",
+        " | first",
+        " | length",
+        " | format(T, N)",
+        " | urlencode",
+        " | escape",
+        " | abs",
+        " | round(N)",
+        ".format(T, N)",
+        ".join(V)",
+        ".replace('a', T)",
+        ".replace('', T, N)",
+        ".split(T)",
+        ".rsplit(T, N)",
+        ".partition(T)",
+        ".upper()",
+        ".count(T)",
+        ".splitlines()",
+    ];
+    const STATEMENTS: [&str; 9] = [
+        "{{ E }}",
+        "{% set s = E | string %}",
+        "{% set ns.s = T ~ T %}",
+        "{% set ns.a = [ns.a, ns.a] %}",
+        "{% set ns.s = ns.s * N %}",
+        "{% for i in V %}{{ E }}{% endfor %}",
+        "{% for i in range(N) %}{% for j in range(N) %}{% set ns.s = ns.s ~ T %}{% endfor %}{% endfor %}",
+        "{% if E == E %}{{ loop }}{% endif %}",
+        "{% macro m(x) %}{{ x }}{{ E }}{% endmacro %}{{ m(m(T)) }}",
+    ];
+    const NUMBERS: [&str; 8] = ["0", "3", "-1", "70", "9999", "300000", "10000000000", "9223372036854775807"];
+
+    /// Templates out of a small grammar of what makes texts: `MASHBILL_FUZZ_SECONDS=600` makes them for ten minutes.
+    #[test]
+    fn templates_of_any_kind_come_to_an_end() {
+        let messages = [json!({ "role": "user", "content": "to be, or not to be\n".repeat(50) })];
+        let conversation = Conversation::new(&messages, &Map::new());
+        crate::bench::fuzz("templates", 300, |chance| {
+            let mut source = "{% set ns = namespace(s='ab', a=[1]) %}{% set s = 'abc' %}".to_owned();
+            for _ in 0..=chance.below(6) {
+                source += chance.of(&STATEMENTS);
+            }
+            // Each place by something that may have places itself, and in the end by something without.
+            for round in 0..4 {
+                let mut written = String::new();
+                for c in source.chars() {
+                    let value = |chance: &mut Chance| if chance.below(2) == 0 { "T" } else { "V" };
+                    match c {
+                        'E' if round < 2 => {
+                            written += value(chance);
+                            (0..chance.below(4)).for_each(|_| written += chance.of(&CALLS));
+                        }
+                        'T' if round == 2 => written += chance.of(&TEXTS),
+                        'V' if round == 2 => written += chance.of(&VALUES),
+                        'N' if round == 3 => written += chance.of(&NUMBERS),
+                        other => written.push(other),
+                    }
+                }
+                source = written;
+            }
+            if let Ok(template) = Template::compile(&source) {
+                let _ = template.render(&conversation, 1, Turn::Open, &BTreeMap::new());
+            }
+            source.into_bytes()
+        });
     }
 
     #[test]

@@ -18,9 +18,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Map, Value};
 
 use self::unknown::Unknown;
-use crate::text::{
-    check::Finding,
-    template::{self, Template},
+use crate::{
+    data::regular,
+    text::{
+        check::Finding,
+        template::{self, Template},
+    },
 };
 
 type Inner = tokenizers::Tokenizer;
@@ -78,9 +81,13 @@ impl Tokenizer {
     /// Names the file that is missing or malformed.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let json = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let json =
+            regular::text(&path, regular::TOKENIZER_BYTES).with_context(|| format!("reading {}", path.display()))?;
         let mut config = object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-        if let Ok(template) = fs::read_to_string(folder.join("chat_template.jinja")) {
+        let path_of_template = folder.join("chat_template.jinja");
+        if path_of_template.exists() {
+            let template = regular::text(&path_of_template, regular::TEMPLATE_BYTES)
+                .with_context(|| format!("reading {}", path_of_template.display()))?;
             config.insert("chat_template".into(), template.into());
         }
         // Where older tokenizers have their special tokens.
@@ -425,7 +432,8 @@ fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    // Those of the tokenizer list every added token, with all that is known of it.
+    let text = regular::text(path, regular::TOKENIZER_BYTES).with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_str(&text).map(Some).with_context(|| format!("reading {}", path.display()))
 }
 

@@ -23,7 +23,7 @@ pub(super) fn causal(
     head_dim: usize,
 ) -> FlexTensor {
     let (queries, keys, values) = (Dense::new(&queries), Dense::new(&keys), Dense::new(&values));
-    let heads = Heads::new(&queries, &keys, head_dim);
+    let heads = Heads::new([&queries, &keys, &values], &sequences, head_dim);
     let mut output = empty(queries.0.shape());
     let to = Shared::of(&mut output);
     (0..sequences.count() * heads.queries).into_par_iter().for_each_init(Vec::new, |scores, task| {
@@ -63,7 +63,8 @@ pub(super) fn back(
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let (queries, keys, values) = (Dense::new(&queries), Dense::new(&keys), Dense::new(&values));
     let gradient = Dense::new(&gradient);
-    let heads = Heads::new(&queries, &keys, head_dim);
+    let heads = Heads::new([&queries, &keys, &values], &sequences, head_dim);
+    assert_eq!(gradient.size(), queries.size(), "`gradient` is of the size of `queries`");
     let mut outputs = (empty(queries.0.shape()), empty(keys.0.shape()), empty(values.0.shape()));
     let (to_queries, to_keys, to_values) =
         (Shared::of(&mut outputs.0), Shared::of(&mut outputs.1), Shared::of(&mut outputs.2));
@@ -130,8 +131,19 @@ struct Heads {
 }
 
 impl Heads {
-    fn new(queries: &Dense, keys: &Dense, head_dim: usize) -> Self {
+    /// Every place that is computed from them lies inside the tensors.
+    fn new([queries, keys, values]: [&Dense; 3], sequences: &Sequences, head_dim: usize) -> Self {
         let (query_width, key_width) = (queries.width(), keys.width());
+        assert!(
+            key_width > 0 && key_width.is_multiple_of(head_dim),
+            "keys of {key_width} are whole heads of {head_dim}"
+        );
+        assert!(query_width.is_multiple_of(key_width), "queries of {query_width} are whole times as wide as keys");
+        assert_eq!(keys.size(), values.size(), "keys and values are of one size");
+        assert_eq!(queries.height(), keys.height(), "a key for each query");
+        // Sequences that overlapped would be written by two tasks at once.
+        let offsets = &sequences.offsets;
+        assert!(offsets.is_sorted() && offsets.last() <= Some(&queries.height()), "sequences lie one behind another");
         let scale = 1.0 / (head_dim as f32).sqrt();
         Self {
             queries: query_width / head_dim,

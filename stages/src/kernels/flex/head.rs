@@ -58,6 +58,8 @@ impl Running {
 pub(super) fn forward(hidden: FlexTensor, weight: FlexTensor, targets: &[usize], temperature: f32) -> FlexTensor {
     let (hidden, weight) = (Dense::new(&hidden), Dense::new(&weight));
     let (rows, width) = (hidden.height(), hidden.width());
+    assert_eq!(width, weight.width(), "rows of `hidden` and of `weight` are of one width");
+    assert_eq!(rows, targets.len(), "a target for each row of `hidden`");
     let mut states = vec![Running::default(); rows];
     let mut logits = vec![0.0; BLOCK.min(rows) * ENTRIES.min(weight.height())];
     for (piece, weight) in weight.slice().chunks(ENTRIES * width).enumerate() {
@@ -105,6 +107,10 @@ pub(super) fn back(
     let (hidden, weight) = (Dense::new(&hidden), Dense::new(&weight));
     let (told, gradient) = (Dense::new(&told), Dense::new(&gradient));
     let (rows, width) = (hidden.height(), hidden.width());
+    assert_eq!(width, weight.width(), "rows of `hidden` and of `weight` are of one width");
+    assert_eq!(rows, targets.len(), "a target for each row of `hidden`");
+    let lengths = [told.slice().len(), gradient.slice().len()];
+    assert_eq!(lengths, [3 * rows; 2], "what was told, and its gradient, are `[3, rows]`");
     let (totals, slopes) = (&told.slice()[2 * rows..], &gradient.slice()[..rows]);
     let mut to_hidden = empty([rows, width]);
     let mut to_weight = match wanted {

@@ -30,6 +30,7 @@ fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
 pub fn norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, epsilon: f32) -> FlexTensor {
     let (x, weight, bias) = (Dense::new(&x), Dense::new(&weight), Dense::new(&bias));
     let (weight, bias, width) = (weight.slice(), bias.slice(), weight.width());
+    assert!(x.width() == width && bias.len() == width, "rows of `x`, `weight` and `bias` are of one width");
     let mut output = empty(x.0.shape());
     let span = ROWS * width;
     output.storage_mut::<f32>().par_chunks_mut(span).zip(x.slice().par_chunks(span)).for_each(|(output, x)| {
@@ -57,6 +58,7 @@ pub fn back(
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let (x, weight, gradient) = (Dense::new(&x), Dense::new(&weight), Dense::new(&gradient));
     let (scales, width) = (weight.slice(), weight.width());
+    assert!(x.width() == width && x.size() == gradient.size(), "rows of `x`, `weight` and `gradient` are of one width");
     let mut to_x = empty(x.0.shape());
     let span = ROWS * width;
     let parts: Vec<(Vec<f32>, Vec<f32>)> = to_x

@@ -34,6 +34,11 @@ impl Dense {
     pub(super) fn height(&self) -> usize {
         self.slice().len() / self.width().max(1)
     }
+
+    /// Height and width.
+    pub(super) fn size(&self) -> [usize; 2] {
+        [self.height(), self.width()]
+    }
 }
 
 /// A pointer that tasks share while each writes its own, disjoint part.
@@ -109,7 +114,9 @@ pub(super) fn threads() -> gemm::Parallelism {
 /// `to[m, n] = x[m, k] weight[n, k]^T`, all dense. A row of the result does not depend on how many others there are.
 pub(super) fn project(x: &[f32], weight: &[f32], k: usize, to: &mut [f32]) {
     let (m, n) = (x.len() / k, weight.len() / k);
-    debug_assert_eq!(to.len(), m * n);
+    // What is below writes by pointers.
+    assert!(x.len() == m * k && weight.len() == n * k, "rows of {k} in {} and {} numbers", x.len(), weight.len());
+    assert_eq!(to.len(), m * n, "a product of [{m}, {k}] and [{n}, {k}]");
     // Below this the library takes another summation order; padding with zero rows keeps a
     // token's result independent of how many others are in the batch.
     let least = 256 / n + 2;

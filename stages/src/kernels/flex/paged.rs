@@ -22,6 +22,8 @@ pub(super) fn write(
     let (keys, values) = (Dense::new(&keys), Dense::new(&values));
     let (mut cached_keys, mut cached_values) = (owned(cached_keys), owned(cached_values));
     let width = keys.width();
+    assert_eq!(keys.size(), values.size(), "keys and values are of one size");
+    assert_eq!(keys.height(), places.len(), "a place for each key");
     let (key_pages, value_pages) = (cached_keys.storage_mut::<f32>(), cached_values.storage_mut::<f32>());
     let rows = keys.slice().chunks(width).zip(values.slice().chunks(width));
     for (place, (key, value)) in places.iter().zip(rows) {
@@ -53,6 +55,10 @@ pub(super) fn attention(
 ) -> FlexTensor {
     let (queries, keys, values) = (Dense::new(&queries), Dense::new(&cached_keys), Dense::new(&cached_values));
     let width = keys.width() / PAGE;
+    assert_eq!(keys.size(), values.size(), "pages of keys and of values are of one size");
+    assert!(width > 0 && width.is_multiple_of(head_dim), "keys of {width} are whole heads of {head_dim}");
+    assert!(queries.width().is_multiple_of(width), "queries are whole times as wide as keys");
+    assert_eq!(queries.height(), seen.count(), "a query for each sequence");
     let key_heads = width / head_dim;
     // The query heads that share one key head lie side by side: a task takes them all.
     let span = queries.width() / key_heads;
