@@ -4,6 +4,8 @@ mod chat;
 mod client;
 mod families;
 mod file;
+#[cfg(target_os = "linux")]
+mod hostile_requests;
 mod hub;
 mod interrupt;
 mod lora;

@@ -1,0 +1,107 @@
+//! The bodies of requests: each has a limit of bytes and of time, and those of all requests one together.
+//! Knows nothing of what they say.
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{
+    body::HttpBody as _,
+    extract::Request,
+    http::{StatusCode, header},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
+
+use super::{
+    connections::{Closing, Line},
+    fault::Fault,
+};
+
+/// Bytes of a request: a prompt that fills a context of a million tokens is smaller.
+const MOST_BYTES: usize = 8 << 20;
+/// Bytes of all requests that have come and are not answered yet. What is made of a byte takes up to four more.
+const MOST_BYTES_TOGETHER: usize = 32 << 20;
+/// How long a request waits for others to be answered when that many bytes are there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The bytes that all bodies together may have.
+#[derive(Debug)]
+pub struct Allowance {
+    bytes: Arc<Semaphore>,
+    /// A request that is still on its way after so long is given up.
+    patience: Duration,
+}
+
+/// A body with its part of the allowance, given back when what was made of it is no longer needed.
+#[derive(Debug)]
+pub struct Taken {
+    pub bytes: Vec<u8>,
+    pub part: Part,
+}
+
+#[derive(Debug)]
+pub struct Part(#[expect(dead_code, reason = "held until it is dropped")] Option<OwnedSemaphorePermit>);
+
+impl Allowance {
+    pub fn new(patience: Duration) -> Self {
+        Self { bytes: Arc::new(Semaphore::new(MOST_BYTES_TOGETHER)), patience }
+    }
+
+    /// The body of a request, once all of it has come.
+    ///
+    /// # Errors
+    /// When it is too large, too slow or malformed, when there are too many others, or when the server closes.
+    pub async fn take(&self, request: Request, line: &Line, closing: &Closing) -> Result<Taken, Fault> {
+        line.awaits_client();
+        let taken = tokio::select! {
+            taken = time::timeout(self.patience, self.read(request)) => taken.unwrap_or_else(|_| {
+                Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive"))
+            }),
+            () = closing.wait() => Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down")),
+        };
+        line.awaits_server();
+        taken
+    }
+
+    async fn read(&self, request: Request) -> Result<Taken, Fault> {
+        let too_large = || {
+            let message = format!("the request is larger than {MOST_BYTES} bytes");
+            Fault::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+        };
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > MOST_BYTES) {
+            return Err(too_large());
+        }
+        let mut body = request.into_body();
+        let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            // Or the client has gone, and then nobody reads this.
+            let broken = |_| Fault::new(StatusCode::BAD_REQUEST, "the body ends early, or its chunks are malformed");
+            // Trailers say nothing here.
+            let Ok(piece) = frame.map_err(broken)?.into_data() else { continue };
+            if bytes.len() + piece.len() > MOST_BYTES {
+                return Err(too_large());
+            }
+            let part = self.part(piece.len()).await?;
+            match &mut held {
+                None => held = Some(part),
+                Some(held) => held.merge(part),
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Taken { bytes, part: Part(held) })
+    }
+
+    async fn part(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
+        let bytes = u32::try_from(bytes).expect("a piece is smaller than a body");
+        let part = time::timeout(PATIENCE, Arc::clone(&self.bytes).acquire_many_owned(bytes)).await;
+        let part = part.map_err(|_| {
+            let message =
+                format!("the requests that are being answered have {MOST_BYTES_TOGETHER} bytes; ask again in a moment");
+            Fault::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("too_many_bytes")
+        })?;
+        Ok(part.expect("it is never closed"))
+    }
+}
