@@ -4,7 +4,7 @@
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
-    body::HttpBody as _,
+    body::{Body, HttpBody as _},
     extract::Request,
     http::{StatusCode, header},
 };
@@ -20,16 +20,18 @@ use super::{
 
 /// Bytes of a request: a prompt that fills a context of a million tokens is smaller.
 const MOST_BYTES: usize = 8 << 20;
-/// Bytes of all requests that have come and are not answered yet. What is made of a byte takes up to four more.
+/// Bytes of a request that are read without asking: most requests are smaller, and wait for no large one.
+const FREE_BYTES: usize = 64 << 10;
+/// Bytes of all larger requests that come or are being answered. What is made of a byte takes up to four more.
 const MOST_BYTES_TOGETHER: usize = 32 << 20;
-/// How long a request waits for others to be answered when that many bytes are there.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a larger request waits for others to be answered.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The bytes that all bodies together may have.
 #[derive(Debug)]
 pub struct Allowance {
     bytes: Arc<Semaphore>,
-    /// A request that is still on its way after so long is given up.
+    /// How long a client may take to send so much as is read of a request at once.
     patience: Duration,
 }
 
@@ -55,9 +57,7 @@ impl Allowance {
     pub async fn take(&self, request: Request, line: &Line, closing: &Closing) -> Result<Taken, Fault> {
         line.awaits_client();
         let taken = tokio::select! {
-            taken = time::timeout(self.patience, self.read(request)) => taken.unwrap_or_else(|_| {
-                Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive"))
-            }),
+            taken = self.read(request) => taken,
             () = closing.wait() => Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down")),
         };
         line.awaits_server();
@@ -75,31 +75,47 @@ impl Allowance {
             return Err(too_large());
         }
         let mut body = request.into_body();
-        let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            // Or the client has gone, and then nobody reads this.
-            let broken = |_| Fault::new(StatusCode::BAD_REQUEST, "the body ends early, or its chunks are malformed");
-            // Trailers say nothing here.
-            let Ok(piece) = frame.map_err(broken)?.into_data() else { continue };
-            if bytes.len() + piece.len() > MOST_BYTES {
-                return Err(too_large());
-            }
-            let part = self.part(piece.len()).await?;
-            match &mut held {
-                None => held = Some(part),
-                Some(held) => held.merge(part),
-            }
-            bytes.extend_from_slice(&piece);
+        let mut bytes = Vec::new();
+        if self.fill(&mut bytes, &mut body, FREE_BYTES).await? {
+            return Ok(Taken { bytes, part: Part(None) });
         }
-        Ok(Taken { bytes, part: Part(held) })
+        // All of it at once: requests that wait for each other's rest would wait for ever.
+        let most = length.unwrap_or(MOST_BYTES).max(bytes.len());
+        let part = self.part(most).await?;
+        bytes.reserve_exact(most - bytes.len());
+        if self.fill(&mut bytes, &mut body, most).await? {
+            return Ok(Taken { bytes, part: Part(Some(part)) });
+        }
+        Err(too_large())
+    }
+
+    /// Reads on until all of the body is there, or more than `most` bytes are: whether it is all.
+    async fn fill(&self, bytes: &mut Vec<u8>, body: &mut Body, most: usize) -> Result<bool, Fault> {
+        let filled = async {
+            while bytes.len() <= most {
+                let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
+                let Some(frame) = frame else { return Ok(true) };
+                // Or the client has gone, and then nobody reads this.
+                let broken =
+                    |_| Fault::new(StatusCode::BAD_REQUEST, "the body ends early, or its chunks are malformed");
+                // Trailers say nothing here.
+                if let Ok(piece) = frame.map_err(broken)?.into_data() {
+                    bytes.extend_from_slice(&piece);
+                }
+            }
+            Ok(false)
+        };
+        let late = |_| Fault::new(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive");
+        time::timeout(self.patience, filled).await.map_err(late)?
     }
 
     async fn part(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
-        let bytes = u32::try_from(bytes).expect("a piece is smaller than a body");
-        let part = time::timeout(PATIENCE, Arc::clone(&self.bytes).acquire_many_owned(bytes)).await;
+        let bytes = u32::try_from(bytes).expect("it is no more than a request may have");
+        let part = time::timeout(LONGEST_WAIT, Arc::clone(&self.bytes).acquire_many_owned(bytes)).await;
         let part = part.map_err(|_| {
-            let message =
-                format!("the requests that are being answered have {MOST_BYTES_TOGETHER} bytes; ask again in a moment");
+            let message = format!(
+                "the large requests that are being answered have {MOST_BYTES_TOGETHER} bytes; ask again in a moment"
+            );
             Fault::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("too_many_bytes")
         })?;
         Ok(part.expect("it is never closed"))

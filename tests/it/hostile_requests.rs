@@ -202,10 +202,11 @@ fn a_client_that_does_not_read_loses_its_answers() {
         "model": "m", "prompt": "12+7=", "n": 8, "max_tokens": 29000, "logit_bias": { "1": -100 }, "stream": true,
         "logprobs": 20,
     });
-    let unread: Vec<TcpStream> = (0..12)
+    let clients = if is_all() { 12 } else { 4 };
+    let unread: Vec<TcpStream> = (0..clients)
         .map(|_| served.begin("POST", TEXT, &[("content-type", "application/json")], &asked.to_string()))
         .collect();
-    served.wait_for("answers_growing", |growing| growing == 96);
+    served.wait_for("answers_growing", |growing| growing == 8 * clients);
     let begun = Instant::now();
     while served.count("answers_growing") > 0 {
         assert!(begun.elapsed() < Duration::from_secs(50), "they grow on: {} MB", served.peak());
@@ -427,7 +428,7 @@ fn every_raw_form_is_answered_or_ended() {
             scope.spawn(move || {
                 if let Some(response) = served.raw(form) {
                     let shown = String::from_utf8_lossy(&form[..form.len().min(200)]);
-                    assert!((200..600).contains(&response.status), "{shown}: {response:?}");
+                    assert!((100..600).contains(&response.status), "{shown}: {response:?}");
                 }
             });
         }
@@ -557,9 +558,10 @@ fn bodies_of_any_kind_are_answered_or_refused() {
     let last = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzzed-body.json");
     let (started, mut count, mut taken, mut chance) = (Instant::now(), 0_u64, 0_u64, Chance(0x5EED));
     while seconds.map_or(count < 300, |seconds| started.elapsed() < Duration::from_secs(seconds)) {
-        let pick = chance.below(SEEDS.len());
+        let pick = count as usize % SEEDS.len();
         let mut bytes = SEEDS[pick].as_bytes().to_vec();
-        for _ in 0..=chance.below(6) {
+        // The seeds themselves are right.
+        for _ in 0..if count < SEEDS.len() as u64 { 0 } else { 1 + chance.below(4) } {
             chance.change(&mut bytes);
         }
         // Left behind for whoever looks for what ended the server.
@@ -573,6 +575,7 @@ fn bodies_of_any_kind_are_answered_or_refused() {
         let response = served.raw(&[head.as_bytes(), &bytes].concat()).expect("every body is answered");
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         is_well_formed(&response);
+        assert!(count >= SEEDS.len() as u64 || response.status == 200, "{response:?}");
         count += 1;
         taken += u64::from(response.status == 200);
     }
