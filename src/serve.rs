@@ -52,7 +52,7 @@ pub struct Form {
 
 /// How long running answers have to finish after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
-/// Requests that are parsed and encoded at once, which takes memory and a core each.
+/// Requests that are parsed and encoded at once, which takes a core each.
 const READERS: usize = 2;
 /// How often it is looked whether it was.
 const GLANCE: Duration = Duration::from_millis(50);

@@ -31,6 +31,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Allowance {
     bytes: Arc<Semaphore>,
+    /// Larger requests are parsed and encoded one at a time.
+    turn: Arc<Semaphore>,
     /// How long a client may take to send so much as is read of a request at once.
     patience: Duration,
 }
@@ -47,7 +49,16 @@ pub struct Part(#[expect(dead_code, reason = "held until it is dropped")] Option
 
 impl Allowance {
     pub fn new(patience: Duration) -> Self {
-        Self { bytes: Arc::new(Semaphore::new(MOST_BYTES_TOGETHER)), patience }
+        let (bytes, turn) = (Arc::new(Semaphore::new(MOST_BYTES_TOGETHER)), Arc::new(Semaphore::new(1)));
+        Self { bytes, turn, patience }
+    }
+
+    /// When the body may be parsed and encoded: at once, or in its turn where that takes much memory.
+    pub async fn turn(&self, taken: &Taken) -> Option<OwnedSemaphorePermit> {
+        if taken.bytes.len() <= FREE_BYTES {
+            return None;
+        }
+        Some(Arc::clone(&self.turn).acquire_owned().await.expect("it is never closed"))
     }
 
     /// The body of a request, once all of it has come.

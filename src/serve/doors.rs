@@ -175,11 +175,16 @@ async fn asked(
         return Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"));
     }
     is_json(request.headers())?;
-    let Taken { bytes, part } = server.allowance.take(request, line, &server.closed).await?;
-    let reader = Arc::clone(server);
-    // A long prompt takes a while to encode; other requests go on meanwhile. The part of the allowance goes with it,
-    // as its client may leave.
-    let read = move || Wanted::read(form, bytes, &reader.house).map(|wanted| (wanted, part));
+    let taken = server.allowance.take(request, line, &server.closed).await?;
+    let turn = server.allowance.turn(&taken).await;
+    let (Taken { bytes, part }, reader) = (taken, Arc::clone(server));
+    // A long prompt takes a while to encode; other requests go on meanwhile. Turn and part go with it, as its client may
+    // leave.
+    let read = move || {
+        let wanted = Wanted::read(form, bytes, &reader.house);
+        drop(turn);
+        wanted.map(|wanted| (wanted, part))
+    };
     let read = tokio::task::spawn_blocking(read).await;
     let broken = |_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "reading the request failed");
     let (mut wanted, part) = read.map_err(broken)??;

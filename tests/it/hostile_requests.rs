@@ -88,6 +88,7 @@ fn a_request_that_could_take_gigabytes_is_refused_at_once() {
         (TEXT, text("prompt", &ones(4 * mib - 100, "1")), "context_length_exceeded prompt"),
         (TEXT, text("prompt", &ones(1000, "[1,1,1,1]")), "- n"),
         (TEXT, text("prompt", &format!("{:?}", "1".repeat(8 * mib - 100))), "context_length_exceeded prompt"),
+        (TEXT, text("prompt", &format!("{:?}", "1".repeat(450_000))), "context_length_exceeded prompt"),
         (TEXT, text("user", &ones(4 * mib - 100, "1")), "- -"),
         (TEXT, text("stop", &ones(2 * mib, "{}")), "- -"),
         (TEXT, text("metadata", &format!("{}{}", "[".repeat(4 * mib - 50), "]".repeat(4 * mib - 50))), "- -"),
@@ -138,7 +139,10 @@ fn no_request_holds_up_another() {
             "model": "m", "prompt": "12+7=", "n": 128, "stop": stops(length), "max_tokens": 1500, "stream": true,
             "logit_bias": { "1": -100, "19": 100 }, "temperature": 0,
         });
-        let busy = served.begin("POST", TEXT, &[("content-type", "application/json")], &asked.to_string());
+        let mut busy = served.begin("POST", TEXT, &[("content-type", "application/json")], &asked.to_string());
+        let mut status = [0; 12];
+        busy.read_exact(&mut status).unwrap();
+        assert_eq!(&status, if is_taken { b"HTTP/1.1 200" } else { b"HTTP/1.1 400" });
         if is_taken {
             served.wait_for("answers_growing", |growing| growing >= 128);
         }

@@ -21,8 +21,8 @@ pub struct Scribe {
 }
 
 /// Bytes of text for each token of the context that are encoded at the most: real text has about four a token. What is
-/// longer does not fit, and encoding it to count its tokens could take minutes and gigabytes.
-const BYTES_PER_TOKEN: usize = 64;
+/// longer does not fit, and while it is encoded a byte takes up to 400 bytes of memory.
+const BYTES_PER_TOKEN: usize = 16;
 
 /// A token by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
