@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use stages::{
-    decode::{Batcher, Job, Sampling},
+    decode::{Batcher, Job, Sampler, Sampling},
     device::Place,
     nn::{decoder::Decoder, shape::Shape, weights},
     random::Stream,
@@ -16,10 +16,12 @@ fn decoder(shape: Shape, vocab: usize) -> Decoder {
     Decoder::new(&config, &weights::init(&config, 1, 0.02), &device).expect("the weights are the config's own")
 }
 
-fn job(prompt: usize, sampling: Sampling, key: u64) -> Job {
+fn job(prompt: usize, sampling: Sampling, vocabulary: usize, key: u64) -> Job {
     let mut stream = Stream::new(&[key]);
     let prompt = (0..prompt).map(|_| stream.below(500) as u32).collect();
-    Job { prompt, samples: 1, sampling, stop_ids: Vec::new(), key: vec![key], logprobs: Some(0) }
+    let max_new_tokens = sampling.max_new_tokens;
+    let sampler = Sampler::new(sampling, vocabulary).expect("the parameters make sense");
+    Job { prompt, samples: 1, sampler, max_new_tokens, stop_ids: Vec::new(), key: vec![key], logprobs: Some(0) }
 }
 
 /// Tokens said a second: as long as jobs wait for a slot, so that all slots are taken, and until all jobs are done.
@@ -53,7 +55,8 @@ fn lengths() {
     let shape = Shape { layers: 6, hidden: 256, heads: 8, ffn: Some(1024), context: 256, ..Shape::default() };
     let decoder = decoder(shape, 512);
     let (count, slots) = (256, 32);
-    let of = |i: u64, times: usize| job(4 * times, Sampling { max_new_tokens: 16 * times, ..Sampling::default() }, i);
+    let of =
+        |i: u64, times: usize| job(4 * times, Sampling { max_new_tokens: 16 * times, ..Sampling::default() }, 512, i);
     let mut order: Vec<u64> = (0..count).collect();
     Stream::new(&[4]).shuffle(&mut order);
     let all: [(&str, Vec<Job>); 3] = [
@@ -91,7 +94,7 @@ fn vocabulary() {
         ("top-p 0.95", Sampling { top_p: 0.95, ..plain.clone() }, Some(0)),
         ("penalty, top 5 told", Sampling { repetition_penalty: 1.1, ..plain.clone() }, Some(5)),
     ] {
-        let jobs: Vec<Job> = (0..8).map(|key| Job { logprobs, ..job(4, sampling.clone(), key) }).collect();
+        let jobs: Vec<Job> = (0..8).map(|key| Job { logprobs, ..job(4, sampling.clone(), 151_936, key) }).collect();
         let rates = (0..3).map(|_| rates(&decoder, &jobs, 8)[1]).collect();
         println!("vocabulary 151936, {name} {:.3} ms", 1e3 / median(rates));
     }

@@ -315,6 +315,9 @@ pub enum Verb {
         /// Refuse requests without this key; better given by the environment, where other users cannot read it
         #[arg(long, value_name = "KEY", env = "MASHBILL_API_KEY", hide_env_values = true)]
         api_key: Option<String>,
+        /// Seconds that a client may take to send a request, to read what is sent, or to ask again before it is cut off
+        #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = at_least_one)]
+        client_timeout: usize,
         /// No line for every request
         #[arg(long, short)]
         quiet: bool,

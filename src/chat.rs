@@ -12,7 +12,7 @@ use std::{
 };
 
 use ::stages::{
-    answer::{self, Desk, Finish, Question, Sampling, Scribe},
+    answer::{self, Desk, Finish, Question, Sampler, Sampling, Scribe},
     text::complete::Policy,
 };
 use rustyline::{DefaultEditor, error::ReadlineError};
@@ -195,12 +195,13 @@ impl Talk<'_> {
 
     fn answer(&mut self, prompt: Vec<u32>, room: usize) -> Result<String, Problem> {
         let max_new_tokens = self.form.max_tokens.min(room);
-        let sampling = Sampling { max_new_tokens, ..self.sampling.clone() };
         // Every turn has chance of its own; the same turns with the same seed are answered alike.
         let seed = self.seed.wrapping_add(self.turns);
         self.turns += 1;
-        let question = Question { prompt, samples: 1, sampling, stop: Vec::new(), seed, logprobs: None };
         let failed = |error: anyhow::Error| Problem::new(format!("{error:#}"), "");
+        let sampler = Sampler::new(self.sampling.clone(), self.scribe.vocab_size).map_err(failed)?;
+        let question =
+            Question { prompt, samples: 1, sampler, max_new_tokens, stop: Arc::default(), seed, logprobs: None };
         let answering = self.interrupt.arm();
         let id = self.desk.ask(question).map_err(failed)?;
         let mut answer = String::new();

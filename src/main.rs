@@ -34,7 +34,7 @@ mod test;
 mod verify;
 mod watch;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use ::stages::script::Counted;
 use clap::Parser as _;
@@ -59,9 +59,11 @@ fn main() -> ExitCode {
         Verb::Chat { asked, draw, system, max_tokens, sample_seed, plain } => {
             chat::chat(&asked, &chat::Form { draw, system, max_tokens, sample_seed, plain }, &global)
         }
-        Verb::Serve { asked, draw, host, port, name, slots, queue, api_key, quiet } => {
+        Verb::Serve { asked, draw, host, port, name, slots, queue, api_key, client_timeout, quiet } => {
             let address = SocketAddr::new(host, port);
-            serve::serve(&asked, serve::Form { draw, address, name, slots, queue, api_key, quiet }, &global)
+            let patience = Duration::from_secs(client_timeout as u64);
+            let form = serve::Form { draw, address, name, slots, queue, api_key, patience, quiet };
+            serve::serve(&asked, form, &global)
         }
         Verb::Explain { file, node: None, .. } => codes::asked(&file),
         Verb::Explain { file, node: Some(node), runs, json } => {

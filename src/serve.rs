@@ -1,10 +1,13 @@
 //! `mashbill serve`: a model behind OpenAI's API.
 //! Knows nothing of tokens.
 
+mod body;
+mod connections;
 mod doors;
 mod fault;
 mod fields;
 mod guard;
+mod parse;
 mod queue;
 mod told;
 mod wanted;
@@ -15,11 +18,12 @@ use ::stages::{
     answer::{self, Scribe},
     text::complete::Policy,
 };
-use axum::serve::ListenerExt as _;
 use engine::Cancel;
-use tokio::{net::TcpListener, runtime::Runtime, time};
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch, time};
 
 use self::{
+    body::Allowance,
+    connections::Closing,
     doors::Server,
     guard::Guard,
     queue::{Queue, Size},
@@ -41,24 +45,29 @@ pub struct Form {
     pub slots: usize,
     pub queue: usize,
     pub api_key: Option<String>,
+    /// How long a client may keep its connection waiting.
+    pub patience: Duration,
     pub quiet: bool,
 }
 
 /// How long running answers have to finish after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// Requests that are parsed and encoded at once, which takes a core each.
+const READERS: usize = 2;
 /// How often it is looked whether it was.
 const GLANCE: Duration = Duration::from_millis(50);
 
 pub fn serve(asked: &Asked, form: Form, global: &Global) -> Result<Code, Trouble> {
-    let Form { draw, address, name, slots, queue, api_key, quiet } = form;
-    if api_key.as_deref().is_some_and(|key| key.trim().is_empty()) {
-        return Err(Trouble::usage("the API key is empty: it would let everybody in"));
+    let Form { draw, address, name, slots, queue, api_key, patience, quiet } = form;
+    if let Some(fault) = api_key.as_deref().and_then(Guard::fault) {
+        return Err(Trouble::usage(fault));
     }
     let model = model::find(asked, global)?;
     let Policy { decoder, tokenizer } = model.open()?;
     let scribe = Scribe::new(&tokenizer, &decoder.config).map_err(model::trouble)?;
     let sampling = draw.over(answer::habits(&tokenizer).map_err(model::trouble)?);
-    let house = House { scribe: scribe.clone(), model: name.unwrap_or(model.name), sampling };
+    let size = Size { slots, queue };
+    let house = House { scribe: scribe.clone(), model: name.unwrap_or(model.name), sampling, places: size.places() };
 
     let cancel = Cancel::default();
     let stop = signals::listen_and_say(
@@ -66,15 +75,21 @@ pub fn serve(asked: &Asked, form: Form, global: &Global) -> Result<Code, Trouble
         "stopping when the running answers are finished; once more ends at once",
     );
     let stop = stop.map_err(|error| Trouble::usage(format!("cannot listen for signals: {error}")))?;
-    let started = Queue::start(decoder, scribe, Size { slots, queue });
+    let started = Queue::start(decoder, scribe, size);
     let (queue, decoding) = started.map_err(|error| failed(format!("cannot start a thread: {error}")))?;
     let guard = Guard::new(api_key, address);
     let started = told::now();
-    let server = Arc::new(Server { house, guard, queue, started, is_quiet: quiet, closing: cancel.clone() });
+    let (close, closed) = Closing::new();
+    let (is_quiet, closing, allowance) = (quiet, cancel.clone(), Allowance::new(patience));
+    let server = Arc::new(Server { house, guard, queue, allowance, started, is_quiet, closing, closed });
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(READERS)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| failed(format!("cannot start the server: {error}")))?;
-    listen(&runtime, server, address, &cancel, &decoding)?;
+    listen(&runtime, server, address, patience, &close, &cancel, &decoding)?;
     // Connections that are still open are closed.
     runtime.shutdown_background();
     if decoding.is_finished() {
@@ -95,10 +110,12 @@ fn listen(
     runtime: &Runtime,
     server: Arc<Server>,
     address: SocketAddr,
+    patience: Duration,
+    close: &watch::Sender<bool>,
     cancel: &Cancel,
     decoding: &JoinHandle<anyhow::Result<()>>,
 ) -> Result<(), Trouble> {
-    let (model, is_keyed) = (server.house.model.clone(), server.guard.asks_for_key());
+    let (model, is_keyed, closed) = (server.house.model.clone(), server.guard.asks_for_key(), server.closed.clone());
     runtime.block_on(async {
         let unbound = |error| Trouble::usage(format!("cannot listen on {address}: {error}"));
         let listener = TcpListener::bind(address).await.map_err(unbound)?;
@@ -111,25 +128,21 @@ fn listen(
         };
         screen::note(&format!("serving `{model}`{openness}; Ctrl-C stops"));
 
-        // A token is a few bytes, and is wanted at once.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let is_over = move |cancel: Cancel| async move {
-            while !cancel.is_cancelled() {
-                time::sleep(GLANCE).await;
-            }
-        };
-        let served = axum::serve(listener, doors::router(server)).with_graceful_shutdown(is_over(cancel.clone()));
+        let limits = connections::Limits { places: server.house.places, patience };
+        let served = connections::serve(listener, doors::router(server), limits, closed);
         let cut_off = async {
             while !decoding.is_finished() && !cancel.is_cancelled() {
                 time::sleep(GLANCE).await;
             }
             if !decoding.is_finished() {
+                // Nobody waits for it where nothing is served any more.
+                let _ = close.send(true);
                 time::sleep(GRACE).await;
                 screen::note("some answers were not finished in time");
             }
         };
         tokio::select! {
-            _ = served => {}
+            () = served => {}
             () = cut_off => {}
         }
         Ok(())

@@ -7,12 +7,11 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use axum::{
-    Json, Router,
-    body::{Bytes, to_bytes},
+    Extension, Json, Router,
     extract::{Path, Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
@@ -27,11 +26,13 @@ use futures_core::Stream as Events;
 use serde_json::{Value, json};
 
 use super::{
-    fault::Fault,
+    body::{Allowance, Part, Taken},
+    connections::{Closing, Line},
+    fault::{Fault, cut},
     guard::Guard,
     queue::{Answers, Queue, Refusal},
     told::Telling,
-    wanted::{Form, House, Stream, Wanted, no_model},
+    wanted::{Form, House, Stream, Wanted, no_model, too_many},
 };
 use crate::screen;
 
@@ -40,22 +41,22 @@ pub struct Server {
     pub house: House,
     pub guard: Guard,
     pub queue: Queue,
+    pub allowance: Allowance,
     /// Seconds of Unix time.
     pub started: u64,
     pub is_quiet: bool,
     /// Set when no more requests are taken.
     pub closing: Cancel,
+    /// Says the same a moment later, to whoever waits for it.
+    pub closed: Closing,
 }
-
-/// Bytes of a request: a prompt that fills a context of a million tokens is smaller.
-const MOST_BYTES: usize = 8 << 20;
-/// A request that is still on its way after so long is given up.
-const SLOWEST_BODY: Duration = Duration::from_secs(30);
 
 pub fn router(server: Arc<Server>) -> Router {
     let asked = |form: Form| {
         post(
-            move |State(server): State<Arc<Server>>, request: Request| async move { answer(&server, form, request).await },
+            move |State(server): State<Arc<Server>>, Extension(line): Extension<Arc<Line>>, request: Request| async move {
+                answer(&server, form, &line, request).await
+            },
         )
     };
     Router::new()
@@ -91,13 +92,15 @@ async fn keyed(State(server): State<Arc<Server>>, request: Request, next: Next) 
 }
 
 async fn nowhere(request: Request) -> Fault {
-    let message =
-        format!("no `{}` here; there are /v1/models, /v1/completions and /v1/chat/completions", request.uri().path());
+    let message = format!(
+        "no `{}` here; there are /v1/models, /v1/completions and /v1/chat/completions",
+        cut(request.uri().path())
+    );
     Fault::new(StatusCode::NOT_FOUND, message).with_code("unknown_url")
 }
 
 async fn no_such_method(method: Method, request: Request) -> Fault {
-    let message = format!("`{}` does not take {method}", request.uri().path());
+    let message = format!("`{}` does not take {}", cut(request.uri().path()), cut(method.as_str()));
     Fault::new(StatusCode::METHOD_NOT_ALLOWED, message).with_code("method_not_allowed")
 }
 
@@ -141,20 +144,20 @@ async fn metrics(State(server): State<Arc<Server>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-async fn answer(server: &Arc<Server>, form: Form, request: Request) -> Response {
+async fn answer(server: &Arc<Server>, form: Form, line: &Line, request: Request) -> Response {
     let mut visit = Visit::new(server, &request);
-    match asked(server, form, request).await {
+    match asked(server, form, line, request).await {
         Err(fault) => {
             visit.end(fault.status);
             fault.into_response()
         }
-        Ok((telling, answers)) if telling.stream() == Stream::No => {
+        Ok((telling, answers, _part)) if telling.stream() == Stream::No => {
             let outcome = whole(telling, answers, &mut visit).await;
             visit.end(outcome.as_ref().map_or_else(|fault| fault.status, |_| StatusCode::OK));
             outcome.into_response()
         }
-        Ok((telling, answers)) => {
-            let chunks = Chunks { telling, answers, visit, ready: VecDeque::new(), is_done: false };
+        Ok((telling, answers, part)) => {
+            let chunks = Chunks { telling, answers, visit, ready: VecDeque::new(), is_done: false, _part: part };
             // A proxy gives up on a connection that is silent for long.
             Sse::new(chunks).keep_alive(KeepAlive::new()).into_response()
         }
@@ -162,26 +165,38 @@ async fn answer(server: &Arc<Server>, form: Form, request: Request) -> Response 
 }
 
 /// From a request to its place in the queue.
-async fn asked(server: &Arc<Server>, form: Form, request: Request) -> Result<(Telling, Answers), Fault> {
+async fn asked(
+    server: &Arc<Server>,
+    form: Form,
+    line: &Line,
+    request: Request,
+) -> Result<(Telling, Answers, Part), Fault> {
     if server.closing.is_cancelled() {
         return Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"));
     }
     is_json(request.headers())?;
-    let body = body(request).await?;
-    let reader = Arc::clone(server);
-    // A long prompt takes a while to encode; other requests go on meanwhile.
-    let wanted = tokio::task::spawn_blocking(move || Wanted::read(form, &body, &reader.house)).await;
-    let wanted = wanted.map_err(|_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "reading the request failed"))??;
-    let answers = server.queue.ask(wanted.questions().collect()).map_err(|refusal| refused(refusal, &wanted))?;
-    Ok((Telling::new(&wanted, &server.house.scribe, &server.house.model), answers))
+    let taken = server.allowance.take(request, line, &server.closed).await?;
+    let turn = server.allowance.turn(&taken).await;
+    let (Taken { bytes, part }, reader) = (taken, Arc::clone(server));
+    // A long prompt takes a while to encode; other requests go on meanwhile. Turn and part go with it, as its client may
+    // leave.
+    let read = move || {
+        let wanted = Wanted::read(form, bytes, &reader.house);
+        drop(turn);
+        wanted.map(|wanted| (wanted, part))
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    let broken = |_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "reading the request failed");
+    let (mut wanted, part) = read.map_err(broken)??;
+    let telling = Telling::new(&mut wanted, &server.house.scribe, &server.house.model);
+    let count = wanted.answers();
+    let answers = server.queue.ask(wanted.questions()).map_err(|refusal| refused(refusal, count))?;
+    Ok((telling, answers, part))
 }
 
-fn refused(refusal: Refusal, wanted: &Wanted) -> Fault {
+fn refused(refusal: Refusal, answers: usize) -> Fault {
     match refusal {
-        Refusal::TooMany { places } => {
-            let message = format!("{} answers are asked for, and there are places for {places}", wanted.answers());
-            Fault::parameter("n", message)
-        }
+        Refusal::TooMany { places } => too_many(answers, places),
         Refusal::Full { places } => {
             let message = format!("all {places} places for answers are taken; ask again in a moment");
             Fault::new(StatusCode::TOO_MANY_REQUESTS, message).with_code("queue_full")
@@ -197,30 +212,13 @@ fn is_json(headers: &HeaderMap) -> Result<(), Fault> {
     if bare.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    let message = format!("the header `Content-Type` must be `application/json`; it is {kind:?}");
+    let message = format!("the header `Content-Type` must be `application/json`; it is {:?}", cut(kind));
     Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
-}
-
-async fn body(request: Request) -> Result<Bytes, Fault> {
-    let too_large = || {
-        let message = format!("the request is larger than {MOST_BYTES} bytes");
-        Fault::new(StatusCode::PAYLOAD_TOO_LARGE, message)
-    };
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if length.is_some_and(|length: usize| length > MOST_BYTES) {
-        return Err(too_large());
-    }
-    match tokio::time::timeout(SLOWEST_BODY, to_bytes(request.into_body(), MOST_BYTES)).await {
-        Ok(Ok(body)) => Ok(body),
-        // Or the client has gone, and then nobody reads this.
-        Ok(Err(_)) => Err(too_large()),
-        Err(_) => Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive")),
-    }
 }
 
 async fn whole(mut telling: Telling, mut answers: Answers, visit: &mut Visit) -> Result<Json<Value>, Fault> {
     while let Some(said) = answers.recv().await {
-        telling.hear(said.map_err(broken)?);
+        telling.hear(said.map_err(broken)?)?;
         visit.tokens = telling.tokens();
     }
     if telling.is_over() { Ok(Json(telling.whole())) } else { Err(broken("the model failed")) }
@@ -237,6 +235,7 @@ struct Chunks {
     visit: Visit,
     ready: VecDeque<Event>,
     is_done: bool,
+    _part: Part,
 }
 
 impl Events for Chunks {
@@ -285,7 +284,7 @@ struct Visit {
 
 impl Visit {
     fn new(server: &Server, request: &Request) -> Self {
-        let what = format!("{} {}", request.method(), request.uri().path());
+        let what = format!("{} {}", cut(request.method().as_str()), cut(request.uri().path()));
         Self { what, begun: Instant::now(), tokens: (0, 0), is_told: server.is_quiet }
     }
 

@@ -18,17 +18,23 @@ pub struct Fault {
     pub message: String,
 }
 
+/// Bytes of what a client sent that a message repeats.
+const MOST_REPEATED: usize = 200;
+/// Bytes of a message: some of what other parts say of a request repeats more of it.
+const MOST_MESSAGE: usize = 2000;
 /// Seconds after which a client that was told of a full queue may ask again.
 const RETRY_AFTER_S: u64 = 1;
 
 impl Fault {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, code: None, param: None, message: message.into() }
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MOST_MESSAGE));
+        Self { status, code: None, param: None, message }
     }
 
     /// A parameter that is not what it must be.
     pub fn parameter(name: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(name.into()), ..Self::new(StatusCode::BAD_REQUEST, message) }
+        Self { param: Some(cut(&name.into()).to_owned()), ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
 
     pub fn with_code(self, code: &'static str) -> Self {
@@ -44,6 +50,11 @@ impl Fault {
         };
         json!({ "error": { "message": self.message, "type": kind, "param": self.param, "code": self.code } })
     }
+}
+
+/// As much of a name or text that a client sent as is repeated in a message.
+pub fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MOST_REPEATED)]
 }
 
 impl IntoResponse for Fault {

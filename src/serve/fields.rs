@@ -3,24 +3,15 @@
 
 use std::ops::RangeInclusive;
 
-use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::fault::Fault;
+use super::fault::{Fault, cut};
 
 /// What a request's body holds. `null` counts as not given, as in OpenAI's clients.
 #[derive(Debug)]
-pub struct Fields(Map<String, Value>);
+pub struct Fields(pub Map<String, Value>);
 
 impl Fields {
-    pub fn read(body: &[u8]) -> Result<Self, Fault> {
-        match serde_json::from_slice(body) {
-            Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(other) => Err(bad(format!("the body is {}; it must be an object", kind(&other)))),
-            Err(error) => Err(bad(format!("the body is no valid JSON: {error}"))),
-        }
-    }
-
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name).filter(|value| !value.is_null())
     }
@@ -76,6 +67,7 @@ impl Fields {
     /// Refuses what nobody took.
     pub fn done(self, known: &[&str]) -> Result<(), Fault> {
         let Some(name) = self.0.keys().next() else { return Ok(()) };
+        let name = cut(name);
         let hint = engine::hint(name, known.iter().copied(), "").filter(|hint| hint.starts_with("did you mean"));
         let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
         let message = format!("`{name}` is no parameter that this server knows{hint}");
@@ -88,14 +80,16 @@ pub fn wrong(name: &str, value: &Value, wanted: &str) -> Fault {
     Fault::parameter(name, format!("`{name}` must be {wanted}; it is {}", shown(value)))
 }
 
-fn bad(message: String) -> Fault {
-    Fault::new(StatusCode::BAD_REQUEST, message)
-}
-
 /// A value where it is short, else what kind of value.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    if text.len() <= 40 { text } else { kind(value).to_owned() }
+pub fn shown(value: &Value) -> String {
+    let is_long = match value {
+        Value::String(text) => text.len() > 40,
+        Value::Array(items) => items.len() > 20,
+        Value::Object(fields) => fields.len() > 20,
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    };
+    let text = if is_long { String::new() } else { value.to_string() };
+    if (1..=40).contains(&text.len()) { text } else { kind(value).to_owned() }
 }
 
 fn kind(value: &Value) -> &'static str {

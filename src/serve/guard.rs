@@ -25,9 +25,27 @@ impl Guard {
         self.key.is_some()
     }
 
+    /// What is wrong with a key that no client could send: whoever reads it from a file of Windows gets a `\r` with it.
+    pub fn fault(key: &str) -> Option<&'static str> {
+        if key.trim().is_empty() {
+            Some("the API key is empty: it would let everybody in")
+        } else if key.contains(char::is_control) {
+            Some("the API key holds a control character, such as the end of a line, which no client can send")
+        } else if key.trim() != key {
+            Some("the API key begins or ends with a space, which no client can send")
+        } else {
+            None
+        }
+    }
+
     /// A page of the web may name its own host `127.0.0.1` in its DNS, and its scripts then speak with this server as
     /// with their own. The `Host` that the browser sends gives them away.
+    ///
+    /// Two hosts are what requests have that a proxy reads in one way and a server in another (RFC 9112, section 3.2).
     pub fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Fault> {
+        if headers.get_all(header::HOST).iter().count() > 1 {
+            return Err(Fault::new(StatusCode::BAD_REQUEST, "the header `Host` is given more than once"));
+        }
         if !self.is_local {
             return Ok(());
         }
@@ -100,6 +118,14 @@ mod tests {
         }
         assert!(local.host(&uri, &HeaderMap::new()).is_err(), "no host at all");
         assert!(asked(&guard("0.0.0.0", None), "anything.example"));
+    }
+
+    #[test]
+    fn a_key_that_no_client_can_send_is_refused() {
+        for key in ["secret\r", "secret\n", "se\0cret", " secret", "secret\u{a0}", " ", "", "\r\n"] {
+            assert!(Guard::fault(key).is_some(), "{key:?}");
+        }
+        assert_eq!(Guard::fault("two words"), None);
     }
 
     #[test]

@@ -3,17 +3,19 @@
 
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     io,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{Receiver, Sender, channel},
     },
+    task::{Context, Poll, ready},
     thread::{self, JoinHandle},
 };
 
 use stages::{
-    answer::{Desk, Id, Piece, Question, Scribe},
+    answer::{Desk, Id, Piece, Question, Scribe, Word},
     nn::decoder::Decoder,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -26,7 +28,61 @@ pub struct Said {
 }
 
 /// What whoever asked listens to; an error, which is a sentence, ends it.
-pub type Answers = mpsc::UnboundedReceiver<Result<Said, String>>;
+#[derive(Debug)]
+pub struct Answers {
+    said: mpsc::UnboundedReceiver<Result<Said, String>>,
+    unread: Arc<Unread>,
+}
+
+impl Answers {
+    pub async fn recv(&mut self) -> Option<Result<Said, String>> {
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    pub fn poll_recv(&mut self, context: &mut Context) -> Poll<Option<Result<Said, String>>> {
+        let said = ready!(self.said.poll_recv(context));
+        if let Some(Ok(said)) = &said {
+            self.unread.add(size(said).wrapping_neg());
+        }
+        Poll::Ready(said)
+    }
+}
+
+/// Bytes of what was said to a client and not yet taken over by its connection, which takes no more than it can send.
+const MOST_UNREAD: usize = 1 << 20;
+/// The same of all clients together. Beyond it, whoever leaves more than [`FEW_UNREAD`] bytes unread is given up.
+const MOST_UNREAD_TOGETHER: usize = 32 << 20;
+const FEW_UNREAD: usize = 64 << 10;
+
+/// Bytes that wait for a client.
+#[derive(Debug)]
+struct Unread {
+    own: AtomicUsize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Unread {
+    /// Is it too much then?
+    fn add(&self, bytes: usize) -> bool {
+        // Wraps around where bytes are taken off.
+        let own = self.own.fetch_add(bytes, Relaxed).wrapping_add(bytes);
+        let all = self.all.fetch_add(bytes, Relaxed).wrapping_add(bytes);
+        own > MOST_UNREAD || (all > MOST_UNREAD_TOGETHER && own > FEW_UNREAD)
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.all.fetch_sub(*self.own.get_mut(), Relaxed);
+    }
+}
+
+/// Bytes of memory.
+fn size(said: &Said) -> usize {
+    let Piece { text, words, .. } = &said.piece;
+    let words = words.iter().map(|word| size_of::<Word>() + size_of_val(&word.top[..]));
+    size_of::<Said>() + text.len() + words.sum::<usize>()
+}
 
 /// Where questions wait. Every answer has a place from being asked to its end; when none is left, none is taken.
 #[derive(Debug)]
@@ -34,6 +90,7 @@ pub struct Queue {
     orders: Sender<Order>,
     places: Arc<Semaphore>,
     size: usize,
+    unread: Arc<AtomicUsize>,
     pub counts: Arc<Counts>,
 }
 
@@ -44,6 +101,13 @@ pub struct Size {
     pub slots: usize,
     /// That wait.
     pub queue: usize,
+}
+
+impl Size {
+    /// Both together.
+    pub fn places(self) -> usize {
+        self.slots.saturating_add(self.queue).min(Semaphore::MAX_PERMITS)
+    }
 }
 
 /// What has happened since the start, and what is happening now.
@@ -63,7 +127,18 @@ struct Order {
     reply: Reply,
 }
 
-type Reply = mpsc::UnboundedSender<Result<Said, String>>;
+#[derive(Debug)]
+struct Reply {
+    said: mpsc::UnboundedSender<Result<Said, String>>,
+    unread: Arc<Unread>,
+}
+
+impl Reply {
+    fn fail(&self, why: String) {
+        // Who has left does not hear it.
+        let _ = self.said.send(Err(why));
+    }
+}
 
 /// Why a request was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +162,9 @@ impl Queue {
             Clerk { desk, counts: told, open: Vec::new() }.serve(&taken)
         };
         let thread = thread::Builder::new().name("decoding".into()).spawn(work)?;
-        let size = size.slots.saturating_add(size.queue).min(Semaphore::MAX_PERMITS);
-        Ok((Self { orders, places: Arc::new(Semaphore::new(size)), size, counts }, thread))
+        let size = size.places();
+        let unread = Arc::default();
+        Ok((Self { orders, places: Arc::new(Semaphore::new(size)), size, unread, counts }, thread))
     }
 
     /// Takes the questions of a request, or says at once that there is no room for them. What is received ends when the
@@ -99,9 +175,11 @@ impl Queue {
         let wanted = wanted.ok_or(Refusal::TooMany { places: self.size })?;
         let places = Arc::clone(&self.places).try_acquire_many_owned(wanted);
         let places = places.map_err(|_| Refusal::Full { places: self.size })?;
-        let (reply, said) = mpsc::unbounded_channel();
+        let (saying, said) = mpsc::unbounded_channel();
+        let unread = Arc::new(Unread { own: AtomicUsize::new(0), all: Arc::clone(&self.unread) });
+        let reply = Reply { said: saying, unread: Arc::clone(&unread) };
         self.orders.send(Order { questions, places, reply }).map_err(|_| Refusal::Over)?;
-        Ok(said)
+        Ok(Answers { said, unread })
     }
 }
 
@@ -113,6 +191,8 @@ struct Open {
     left: usize,
     places: OwnedSemaphorePermit,
     reply: Reply,
+    /// Its client leaves too much unread.
+    is_too_slow: bool,
 }
 
 /// Who stands between the desk and those who ask.
@@ -153,17 +233,17 @@ impl Clerk<'_> {
                     for id in prompts.keys() {
                         self.desk.cancel(*id);
                     }
-                    let _ = reply.send(Err(format!("{error:#}")));
+                    reply.fail(format!("{error:#}"));
                     return;
                 }
             }
         }
-        self.open.push(Open { prompts, left, places, reply });
+        self.open.push(Open { prompts, left, places, reply, is_too_slow: false });
     }
 
     fn forget_who_left(&mut self) {
         self.open.retain(|request| {
-            let is_wanted = !request.reply.is_closed();
+            let is_wanted = !request.reply.said.is_closed() && !request.is_too_slow;
             if !is_wanted {
                 for id in request.prompts.keys() {
                     self.desk.cancel(*id);
@@ -182,8 +262,17 @@ impl Clerk<'_> {
             let request = &mut self.open[at];
             let prompt = request.prompts[&piece.id];
             let end = piece.end;
-            // Whoever has left is seen before the next step.
-            let _ = request.reply.send(Ok(Said { prompt, piece }));
+            if request.is_too_slow {
+                continue;
+            }
+            let said = Said { prompt, piece };
+            request.is_too_slow = request.reply.unread.add(size(&said));
+            // Whoever has left is seen before the next step, and so is whoever does not read.
+            let _ = request.reply.said.send(Ok(said));
+            if request.is_too_slow {
+                request.reply.fail("the answers are not read as they come".into());
+                continue;
+            }
             let Some(end) = end else { continue };
             self.counts.answers.fetch_add(1, Relaxed);
             self.counts.tokens.fetch_add(end.tokens as u64, Relaxed);

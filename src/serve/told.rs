@@ -11,9 +11,13 @@ use serde_json::{Map, Value, json};
 use stages::answer::{Finish, Piece, Scribe, Word};
 
 use super::{
+    fault::Fault,
     queue::Said,
     wanted::{Form, Stream, Wanted},
 };
+
+/// Log-probabilities of a response that is sent at once: as JSON each takes up to a kilobyte of memory.
+const MOST_LOGPROBS: usize = 1 << 17;
 
 /// A response in the making.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct Telling {
     /// Answers to each prompt.
     samples: usize,
     echoes: Vec<String>,
+    /// Log-probabilities that wait for [`Telling::whole`].
+    logprobs: usize,
     has_logprobs: bool,
     stream: Stream,
     prompt_tokens: usize,
@@ -43,7 +49,8 @@ struct Answer {
 }
 
 impl Telling {
-    pub fn new(wanted: &Wanted, scribe: &Scribe, model: &str) -> Self {
+    /// Takes over what is repeated of the prompts.
+    pub fn new(wanted: &mut Wanted, scribe: &Scribe, model: &str) -> Self {
         Self {
             form: wanted.form,
             scribe: scribe.clone(),
@@ -51,7 +58,8 @@ impl Telling {
             created: now(),
             model: model.to_owned(),
             samples: wanted.samples,
-            echoes: wanted.prompts.iter().map(|prompt| prompt.echo.clone()).collect(),
+            echoes: wanted.prompts.iter_mut().map(|prompt| std::mem::take(&mut prompt.echo)).collect(),
+            logprobs: 0,
             has_logprobs: wanted.logprobs.is_some(),
             stream: wanted.stream,
             prompt_tokens: wanted.prompt_tokens(),
@@ -75,16 +83,30 @@ impl Telling {
     }
 
     /// Hears a piece, for [`Telling::whole`].
-    pub fn hear(&mut self, said: Said) {
+    ///
+    /// # Errors
+    /// When the response would be too large to be sent at once.
+    pub fn hear(&mut self, said: Said) -> Result<(), Fault> {
         let index = self.index(&said);
         let Piece { text, words, end, .. } = said.piece;
         let answer = &mut self.answers[index];
         answer.text += &text;
-        answer.words.extend(words);
+        if self.has_logprobs {
+            self.logprobs += words.iter().map(|word| 1 + word.top.len()).sum::<usize>();
+            if self.logprobs > MOST_LOGPROBS {
+                let message = format!(
+                    "the answers have more than {MOST_LOGPROBS} log-probabilities, too many for one response; \
+                     `stream: true` sends them as they come"
+                );
+                return Err(Fault::parameter("logprobs", message));
+            }
+            answer.words.extend(words);
+        }
         if let Some(end) = end {
             answer.finish = Some(end.finish);
             self.completion_tokens += end.tokens;
         }
+        Ok(())
     }
 
     /// The response, after the last piece.

@@ -4,15 +4,17 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
 };
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use stages::answer::{Question, Sampling, Scribe};
+use stages::answer::{Question, Sampler, Sampling, Scribe, StopMatcher};
 
 use super::{
-    fault::Fault,
-    fields::{Fields, wrong},
+    fault::{Fault, cut},
+    fields::{Fields, shown, wrong},
+    parse::{self, Given, Prompts},
 };
 
 /// What a request wants.
@@ -22,18 +24,20 @@ pub struct Wanted {
     pub prompts: Vec<Prompt>,
     /// Answers to each prompt.
     pub samples: usize,
-    pub stop: Vec<String>,
+    /// Shared by all prompts, as the stop strings are.
+    pub sampler: Sampler,
+    pub stop: Arc<StopMatcher>,
     pub seed: u64,
     /// Are log-probabilities told, and of how many of the likeliest tokens besides?
     pub logprobs: Option<usize>,
     pub stream: Stream,
 }
 
-/// A prompt, and how its answers are drawn: how long they may be depends on it.
+/// A prompt, and how long its answers may be.
 #[derive(Debug)]
 pub struct Prompt {
     pub tokens: Vec<u32>,
-    pub sampling: Sampling,
+    pub max_new_tokens: usize,
     /// Put before every answer: the prompt itself, where `echo` asks for it.
     pub echo: String,
 }
@@ -61,12 +65,18 @@ pub struct House {
     pub model: String,
     /// What a request does not say.
     pub sampling: Sampling,
+    /// Answers that grow or wait at the most.
+    pub places: usize,
 }
 
 /// As OpenAI has it.
 const MOST_SAMPLES: usize = 128;
 const MOST_TOP_LOGPROBS: usize = 20;
 const MOST_STOPS: usize = 16;
+/// Bytes of a stop string: so much of an answer may be held back, and each of its answers remembers it.
+const MOST_STOP_BYTES: usize = 1024;
+/// Bytes of prompts that `echo` repeats, over all answers: as large as the largest request.
+const MOST_ECHO: usize = 8 << 20;
 /// Tokens of a text completion when none are asked for: as OpenAI has it.
 const FEW_TOKENS: usize = 16;
 
@@ -95,19 +105,21 @@ const KNOWN: &[&str] = &[
 impl Wanted {
     /// # Errors
     /// Names the parameter that is missing, wrong or not supported.
-    pub fn read(form: Form, body: &[u8], house: &House) -> Result<Self, Fault> {
-        let mut fields = Fields::read(body)?;
+    pub fn read(form: Form, body: Vec<u8>, house: &House) -> Result<Self, Fault> {
+        let listed = Prompts { name: "prompt", most_tokens: house.scribe.context };
+        let (fields, given) = parse::parse(&body, (form == Form::Text).then_some(listed))?;
+        drop(body);
+        let mut fields = Fields(fields);
         model(&mut fields, house)?;
         let stream = stream(&mut fields)?;
         let samples = fields.whole("n", 1..=MOST_SAMPLES)?.unwrap_or(1);
         let stop = stop(&mut fields)?;
         let seed = seed(&mut fields)?;
-        let sampling = sampling(&mut fields, house)?;
+        let sampler = sampler(&mut fields, house)?;
         let most = most_tokens(&mut fields, form)?;
         let logprobs = logprobs(&mut fields, form)?;
-        // Before the prompt, which may be long: the rest is told without reading it.
         let asked = match form {
-            Form::Text => Asked::Text { prompt: fields.required("prompt")?, is_echoed: fields.flag("echo")? },
+            Form::Text => Asked::Text { given: prompts(given)?, is_echoed: fields.flag("echo")? },
             Form::Chat => Asked::Chat(fields.required("messages")?),
         };
         unsupported(&mut fields, form, samples)?;
@@ -117,24 +129,28 @@ impl Wanted {
             let message = "`echo` with `logprobs` is not supported: no log-probabilities of a prompt are told";
             return Err(Fault::parameter("echo", message).with_code("unsupported_parameter"));
         }
-        let prompts = asked.prompts(house)?.into_iter().map(|(tokens, echo)| {
+        // Before anything is encoded: what will not be answered costs no more than reading it.
+        asked.check(samples, house)?;
+        let prompts = asked.prompts(samples, house)?.into_iter().map(|(tokens, echo)| {
             let max_new_tokens = room(&tokens, most, form, house)?;
-            Ok(Prompt { tokens, sampling: Sampling { max_new_tokens, ..sampling.clone() }, echo })
+            Ok(Prompt { tokens, max_new_tokens, echo })
         });
         let prompts = prompts.collect::<Result<_, Fault>>()?;
-        Ok(Self { form, prompts, samples, stop, seed, logprobs, stream })
+        Ok(Self { form, prompts, samples, sampler, stop, seed, logprobs, stream })
     }
 
     /// One question a prompt: its answers are the same whether other prompts are asked with it or not.
-    pub fn questions(&self) -> impl Iterator<Item = Question> {
-        self.prompts.iter().map(|prompt| Question {
-            prompt: prompt.tokens.clone(),
+    pub fn questions(self) -> Vec<Question> {
+        let question = |prompt: Prompt| Question {
+            prompt: prompt.tokens,
             samples: self.samples,
-            sampling: prompt.sampling.clone(),
-            stop: self.stop.clone(),
+            sampler: self.sampler.clone(),
+            max_new_tokens: prompt.max_new_tokens,
+            stop: Arc::clone(&self.stop),
             seed: self.seed,
             logprobs: self.logprobs,
-        })
+        };
+        self.prompts.into_iter().map(question).collect()
     }
 
     pub fn answers(&self) -> usize {
@@ -147,34 +163,60 @@ impl Wanted {
     }
 }
 
+/// Answers that would never fit.
+pub fn too_many(answers: usize, places: usize) -> Fault {
+    Fault::parameter("n", format!("{answers} answers are asked for, and there are places for {places}"))
+}
+
 /// A prompt as it was given.
 enum Asked {
-    Text { prompt: Value, is_echoed: bool },
+    Text { given: Vec<Given>, is_echoed: bool },
     Chat(Value),
 }
 
 impl Asked {
+    /// Are there places for the answers?
+    fn check(&self, samples: usize, house: &House) -> Result<(), Fault> {
+        let prompts = match self {
+            Self::Text { given, .. } => given.len(),
+            Self::Chat(_) => 1,
+        };
+        let answers = prompts * samples;
+        if answers > house.places { Err(too_many(answers, house.places)) } else { Ok(()) }
+    }
+
     /// Tokens and echo of every prompt.
-    fn prompts(self, house: &House) -> Result<Vec<(Vec<u32>, String)>, Fault> {
+    fn prompts(self, samples: usize, house: &House) -> Result<Vec<(Vec<u32>, String)>, Fault> {
         let scribe = &house.scribe;
+        let mut repeated = 0;
         match self {
             Self::Chat(messages) => {
                 let messages = turns(messages)?;
-                let tokens = scribe.conversation(&messages).map_err(|error| blame("messages", &error))?;
+                let written = scribe.write(&messages).map_err(|error| blame("messages", &error))?;
+                drop(messages);
+                fits(&written, "messages", house)?;
+                let tokens = scribe.encode(&written).map_err(|error| blame("messages", &error))?;
                 Ok(vec![(tokens, String::new())])
             }
-            Self::Text { prompt, is_echoed } => {
-                let prompts = texts(prompt)?.into_iter().map(|prompt| {
-                    let tokens = match &prompt {
-                        Given::Text(text) => scribe.text(text),
-                        Given::Tokens(ids) => scribe.tokens(ids.clone()),
+            Self::Text { given, is_echoed } => {
+                let prompts = given.into_iter().map(|given| {
+                    let (tokens, echo) = match given {
+                        Given::Text(text) => {
+                            fits(&text, "prompt", house)?;
+                            let tokens = scribe.text(&text).map_err(|error| blame("prompt", &error))?;
+                            (tokens, if is_echoed { text } else { String::new() })
+                        }
+                        Given::Tokens(ids) => {
+                            let tokens = scribe.tokens(ids).map_err(|error| blame("prompt", &error))?;
+                            let echo = if is_echoed { scribe.read(&tokens) } else { Ok(String::new()) };
+                            (tokens, echo.map_err(|error| blame("prompt", &error))?)
+                        }
                     };
-                    let tokens = tokens.map_err(|error| blame("prompt", &error))?;
-                    let echo = match prompt {
-                        _ if !is_echoed => String::new(),
-                        Given::Text(text) => text,
-                        Given::Tokens(ids) => scribe.read(&ids).map_err(|error| blame("prompt", &error))?,
-                    };
+                    repeated += echo.len() * samples;
+                    if repeated > MOST_ECHO {
+                        let message = format!("`echo` would repeat more than {MOST_ECHO} bytes of prompts");
+                        return Err(Fault::parameter("echo", message));
+                    }
                     Ok((tokens, echo))
                 });
                 prompts.collect()
@@ -183,32 +225,25 @@ impl Asked {
     }
 }
 
-enum Given {
-    Text(String),
-    Tokens(Vec<u32>),
+/// Refuses what is too long for the model without encoding it.
+fn fits(text: &str, param: &str, house: &House) -> Result<(), Fault> {
+    let most = house.scribe.most_bytes();
+    if text.len() <= most {
+        return Ok(());
+    }
+    let message = format!(
+        "the prompt has {} bytes, and with a context of {} tokens at most {most} are read",
+        text.len(),
+        house.scribe.context
+    );
+    Err(Fault::parameter(param, message).with_code("context_length_exceeded"))
 }
 
-/// A prompt is a text or its tokens; or a list of either.
-fn texts(prompt: Value) -> Result<Vec<Given>, Fault> {
-    const WANTED: &str = "a text, a list of tokens, or a list of either";
-    let tokens = |items: &[Value]| -> Option<Vec<u32>> {
-        items.iter().map(|item| item.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
-    };
-    match &prompt {
-        Value::String(text) => Ok(vec![Given::Text(text.clone())]),
-        Value::Array(items) if items.is_empty() => Err(Fault::parameter("prompt", "`prompt` is an empty list")),
-        Value::Array(items) if items[0].is_number() => {
-            tokens(items).map(|ids| vec![Given::Tokens(ids)]).ok_or_else(|| wrong("prompt", &prompt, WANTED))
-        }
-        Value::Array(items) => {
-            let each = items.iter().map(|item| match item {
-                Value::String(text) => Some(Given::Text(text.clone())),
-                Value::Array(ids) => tokens(ids).map(Given::Tokens),
-                _ => None,
-            });
-            each.collect::<Option<_>>().ok_or_else(|| wrong("prompt", &prompt, WANTED))
-        }
-        other => Err(wrong("prompt", other, WANTED)),
+fn prompts(given: Option<Vec<Given>>) -> Result<Vec<Given>, Fault> {
+    match given {
+        None => Err(Fault::parameter("prompt", "`prompt` is missing")),
+        Some(given) if given.is_empty() => Err(Fault::parameter("prompt", "`prompt` is an empty list")),
+        Some(given) => Ok(given),
     }
 }
 
@@ -266,7 +301,7 @@ fn model(fields: &mut Fields, house: &House) -> Result<(), Fault> {
 }
 
 pub fn no_model(name: &str, house: &House) -> Fault {
-    let message = format!("no model `{name}` here; this server has `{}`", house.model);
+    let message = format!("no model `{}` here; this server has `{}`", cut(name), house.model);
     let fault = Fault::new(StatusCode::NOT_FOUND, message).with_code("model_not_found");
     Fault { param: Some("model".into()), ..fault }
 }
@@ -287,8 +322,8 @@ fn stream(fields: &mut Fields) -> Result<Stream, Fault> {
             // It pads events against eavesdroppers who count bytes; without it they are as long as they are.
             ("include_obfuscation", Value::Bool(false)) | (_, Value::Null) => {}
             _ => {
-                let name = format!("stream_options.{key}");
-                let message = format!("`{name}` is not supported here, and {value} would not be heeded");
+                let name = format!("stream_options.{}", cut(key));
+                let message = format!("`{name}` is not supported here, and {} would not be heeded", shown(value));
                 return Err(Fault::parameter(name, message).with_code("unsupported_parameter"));
             }
         }
@@ -296,16 +331,25 @@ fn stream(fields: &mut Fields) -> Result<Stream, Fault> {
     Ok(if usage { Stream::WithUsage } else { Stream::Yes })
 }
 
-fn stop(fields: &mut Fields) -> Result<Vec<String>, Fault> {
-    let Some(value) = fields.take("stop") else { return Ok(Vec::new()) };
-    let stops = match &value {
-        Value::String(stop) => Some(vec![stop.clone()]),
-        Value::Array(stops) => stops.iter().map(|stop| stop.as_str().map(str::to_owned)).collect(),
-        _ => None,
+fn stop(fields: &mut Fields) -> Result<Arc<StopMatcher>, Fault> {
+    let Some(value) = fields.take("stop") else { return Ok(Arc::default()) };
+    let wanted = || format!("a text or at most {MOST_STOPS} of them, none empty");
+    let stops = match value {
+        Value::String(stop) => vec![stop],
+        Value::Array(stops) if stops.len() <= MOST_STOPS && stops.iter().all(Value::is_string) => stops
+            .into_iter()
+            .filter_map(|stop| if let Value::String(stop) = stop { Some(stop) } else { None })
+            .collect(),
+        other => return Err(wrong("stop", &other, &wanted())),
     };
-    stops
-        .filter(|stops| stops.len() <= MOST_STOPS && stops.iter().all(|stop| !stop.is_empty()))
-        .ok_or_else(|| wrong("stop", &value, &format!("a text or at most {MOST_STOPS} of them, none empty")))
+    if let Some(long) = stops.iter().find(|stop| stop.len() > MOST_STOP_BYTES) {
+        let message = format!("a text of `stop` has {} bytes; at most {MOST_STOP_BYTES} are searched for", long.len());
+        return Err(Fault::parameter("stop", message));
+    }
+    if stops.iter().any(String::is_empty) {
+        return Err(wrong("stop", &stops.into(), &wanted()));
+    }
+    Ok(Arc::new(StopMatcher::new(stops)))
 }
 
 /// Without one, another each time.
@@ -315,9 +359,9 @@ fn seed(fields: &mut Fields) -> Result<u64, Fault> {
     seed.ok_or_else(|| wrong("seed", &value, "a whole number of 64 bits"))
 }
 
-fn sampling(fields: &mut Fields, house: &House) -> Result<Sampling, Fault> {
+fn sampler(fields: &mut Fields, house: &House) -> Result<Sampler, Fault> {
     let usual = house.sampling.clone();
-    Ok(Sampling {
+    let sampling = Sampling {
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(usual.temperature),
         top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(usual.top_p),
         top_k: fields.whole("top_k", 0..=usize::MAX)?.unwrap_or(usual.top_k),
@@ -325,7 +369,9 @@ fn sampling(fields: &mut Fields, house: &House) -> Result<Sampling, Fault> {
         repetition_penalty: fields.number("repetition_penalty", 0.01..=100.0)?.unwrap_or(usual.repetition_penalty),
         logit_bias: logit_bias(fields, house)?,
         ..usual
-    })
+    };
+    Sampler::new(sampling, house.scribe.vocab_size)
+        .map_err(|error| Fault::new(StatusCode::BAD_REQUEST, format!("{error:#}")))
 }
 
 /// `{"token id": bias}`; from -100, which is as good as never, to 100, which is as good as always.
@@ -335,7 +381,7 @@ fn logit_bias(fields: &mut Fields, house: &House) -> Result<BTreeMap<u32, f32>, 
         return Err(wrong("logit_bias", &value, "an object of biases by token id"));
     };
     let each = biases.iter().map(|(id, bias)| {
-        let name = format!("logit_bias.{id}");
+        let name = format!("logit_bias.{}", cut(id));
         let token = id.parse::<u32>().ok().filter(|id| (*id as usize) < house.scribe.vocab_size);
         let message = || format!("`{name}` is of no token: the model's vocabulary has {}", house.scribe.vocab_size);
         let token = token.ok_or_else(|| Fault::parameter(&name, message()))?;

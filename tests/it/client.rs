@@ -55,6 +55,27 @@ impl Served {
         Self { child, address: address.to_owned(), stderr: Some(stderr) }
     }
 
+    /// The same under limits of `prlimit`, such as `--as=2000000000`.
+    pub fn limited(command: &Command, limits: &[&str]) -> Self {
+        let mut limited = Command::new("prlimit");
+        limited.args(limits).arg(command.get_program()).args(command.get_args());
+        limited.current_dir(command.get_current_dir().unwrap());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        Self::of(limited)
+    }
+
+    /// The most memory that it has held, in megabytes.
+    pub fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
+    }
+
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -107,6 +128,17 @@ impl Served {
         // A server that refuses a large body may close before it has read it.
         let _ = stream.write_all(format!("{text}\r\n{body}").as_bytes());
         stream
+    }
+
+    /// Sends bytes as they are: what comes back until the server ends the connection, if anything does.
+    pub fn raw(&self, bytes: &[u8]) -> Option<Response> {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        // What was not read of a request may reset the connection behind the answer.
+        let _ = stream.read_to_end(&mut answer);
+        (!answer.is_empty()).then(|| Response::read(&answer))
     }
 
     /// A line of `/metrics`.

@@ -6,6 +6,8 @@ mod client;
 mod defaults;
 mod families;
 mod file;
+#[cfg(target_os = "linux")]
+mod hostile_requests;
 mod hostile_scripts;
 mod hub;
 mod interrupt;

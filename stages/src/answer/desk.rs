@@ -1,15 +1,18 @@
 //! Where questions are taken and answers told, step by step.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use anyhow::Result;
 
 use super::{
     scribe::Scribe,
-    stops::{Stops, Sure},
+    stops::{StopMatcher, Stops, Sure},
 };
 use crate::{
-    decode::{Batcher, Finish, Id, Job, Said, Sampling},
+    decode::{Batcher, Finish, Id, Job, Said, Sampler},
     nn::decoder::Decoder,
     text::{stream::Stream, tokenizer::SpecialTokens},
 };
@@ -20,9 +23,11 @@ pub struct Question {
     pub prompt: Vec<u32>,
     /// Answers wanted.
     pub samples: usize,
-    pub sampling: Sampling,
+    pub sampler: Sampler,
+    /// Tokens after which an answer is cut off.
+    pub max_new_tokens: usize,
     /// An answer ends before the first of these.
-    pub stop: Vec<String>,
+    pub stop: Arc<StopMatcher>,
     /// Chance is looked up by it, so that the same question with the same seed has the same answers.
     pub seed: u64,
     /// Are log-probabilities told, and of how many of the likeliest tokens besides?
@@ -83,6 +88,10 @@ struct Answer {
     is_over: bool,
 }
 
+/// Tokens of a prompt that decide how the text behind them reads. One is enough but for half characters; what the
+/// first token of each answer costs is thereby bounded, however long the prompt is.
+const PROMPT_TAIL: usize = 64;
+
 impl<'a> Desk<'a> {
     /// `slots`: answers that grow at once.
     #[must_use]
@@ -93,13 +102,15 @@ impl<'a> Desk<'a> {
     /// Takes a question; it waits until slots are free.
     ///
     /// # Errors
-    /// When the prompt is empty or does not fit the model, or the sampling parameters make no sense.
+    /// When the prompt is empty or does not fit the model, or the sampling parameters are another model's.
     pub fn ask(&mut self, question: Question) -> Result<Id> {
-        let Question { prompt, samples, sampling, stop, seed, logprobs } = question;
-        let before: Vec<u32> = prompt.iter().copied().filter(|id| self.scribe.has_text(*id)).collect();
+        let Question { prompt, samples, sampler, max_new_tokens, stop, seed, logprobs } = question;
+        let told = prompt.iter().rev().copied().filter(|id| self.scribe.is_told(*id));
+        let mut before: Vec<u32> = told.take(PROMPT_TAIL).collect();
+        before.reverse();
         let answer = || Answer {
             text: Some(Stream::new(self.scribe.tokenizer(), &before, SpecialTokens::Hidden)),
-            stops: Stops::new(stop.clone()),
+            stops: Stops::new(Arc::clone(&stop)),
             words: VecDeque::new(),
             read: (0, 0),
             told: 0,
@@ -108,7 +119,8 @@ impl<'a> Desk<'a> {
         };
         let answers = (0..samples).map(|_| answer()).collect();
         let stop_ids = self.scribe.tokenizer().eos_ids().to_vec();
-        let id = self.batcher.admit(Job { prompt, samples, sampling, stop_ids, key: vec![seed], logprobs })?;
+        let job = Job { prompt, samples, sampler, max_new_tokens, stop_ids, key: vec![seed], logprobs };
+        let id = self.batcher.admit(job)?;
         self.open.insert(id, answers);
         Ok(id)
     }
@@ -168,7 +180,7 @@ impl Answer {
         {
             let (logprob, top) = logprobs.map_or((None, Vec::new()), |told| (Some(told.token), told.top));
             self.words.push_back((self.read.0, Word { token, logprob, top, offset: self.read.1 }));
-            if scribe.has_text(token) {
+            if scribe.is_told(token) {
                 text = stream.push(token)?;
             }
         }
@@ -203,7 +215,7 @@ mod tests {
     use crate::{
         bench::fixture,
         data::checkpoint::Checkpoint,
-        decode::{self, Arrangement, Request, Stop},
+        decode::{self, Arrangement, Request, Sampling, Stop},
         device::{Compute, Place},
         nn::weights,
         text::complete::Policy,
@@ -216,9 +228,9 @@ mod tests {
     }
 
     fn question(scribe: &Scribe, seed: u64, samples: usize) -> Question {
-        let sampling = Sampling { max_new_tokens: 20, ..Sampling::default() };
+        let sampler = Sampler::new(Sampling::default(), scribe.vocab_size).unwrap();
         let prompt = scribe.text("12+7=").unwrap();
-        Question { prompt, samples, sampling, stop: Vec::new(), seed, logprobs: Some(2) }
+        Question { prompt, samples, sampler, max_new_tokens: 20, stop: Arc::default(), seed, logprobs: Some(2) }
     }
 
     /// Text, tokens and end of every answer, by question and sample.
@@ -247,7 +259,8 @@ mod tests {
         let request = Request { prompt: asked.prompt.clone(), samples: 6, key: 7 };
         let stop = Stop { ids: scribe.tokenizer().eos_ids(), when: None };
         let arrangement = Arrangement { slots: 6, watch: &mut |_| true };
-        let groups = decode::generate(&decoder, &[request], &asked.sampling, &stop, &[], arrangement).unwrap().unwrap();
+        let sampling = Sampling { max_new_tokens: 20, ..Sampling::default() };
+        let groups = decode::generate(&decoder, &[request], &sampling, &stop, &[], arrangement).unwrap().unwrap();
         let mut desk = Desk::new(&decoder, scribe.clone(), 2);
         let id = desk.ask(asked).unwrap();
         let mut told = Told::new();
@@ -274,7 +287,8 @@ mod tests {
         run(&mut desk, &mut told);
         let full = told[&(whole, 2)].0.clone();
         let stop: String = full.chars().skip(3).take(2).collect();
-        let cut = desk.ask(Question { stop: vec![stop.clone()], ..question(&scribe, 7, 4) }).unwrap();
+        let cut =
+            desk.ask(Question { stop: Arc::new(StopMatcher::new([stop.clone()])), ..question(&scribe, 7, 4) }).unwrap();
         run(&mut desk, &mut told);
         for sample in 0..4 {
             let (before, (text, words, end)) = (&told[&(whole, sample)], &told[&(cut, sample)]);
@@ -322,8 +336,9 @@ mod tests {
         let scribe = Scribe::new(&tokenizer, &config).unwrap();
         let mut asked = question(&scribe, 1, 1);
         asked.prompt.push(70);
-        asked.sampling.max_new_tokens = 3;
-        asked.sampling.logit_bias.insert(71, 1000.0);
+        asked.max_new_tokens = 3;
+        let sampling = Sampling { logit_bias: [(71, 1000.0)].into(), ..Sampling::default() };
+        asked.sampler = Sampler::new(sampling, config.vocab_size).unwrap();
         let mut desk = Desk::new(&decoder, scribe, 1);
         let id = desk.ask(asked).unwrap();
         let mut told = Told::new();

@@ -9,7 +9,8 @@ mod habits;
 mod scribe;
 mod stops;
 
-pub use crate::decode::{Finish, Id, Sampling};
+pub use crate::decode::{Finish, Id, Sampler, Sampling};
 pub use desk::{Desk, End, Piece, Question, Word};
 pub use habits::habits;
 pub use scribe::{Scribe, Spelling};
+pub use stops::StopMatcher;

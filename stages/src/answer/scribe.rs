@@ -20,6 +20,10 @@ pub struct Scribe {
     pub vocab_size: usize,
 }
 
+/// Bytes of text for each token of the context that are encoded at the most: real text has about four a token. What is
+/// longer does not fit, and while it is encoded a byte takes up to 400 bytes of memory.
+const BYTES_PER_TOKEN: usize = 16;
+
 /// A token by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spelling {
@@ -42,6 +46,12 @@ impl Scribe {
         Ok(Self { tokenizer, context: config.context(), vocab_size: config.vocab_size })
     }
 
+    /// Bytes of a prompt that is worth encoding.
+    #[must_use]
+    pub fn most_bytes(&self) -> usize {
+        self.context.saturating_mul(BYTES_PER_TOKEN)
+    }
+
     /// What a text is continued from: with the bos token where the tokenizer puts one.
     ///
     /// # Errors
@@ -57,7 +67,23 @@ impl Scribe {
     /// # Errors
     /// When the template refuses the messages, or the tokenizer has no token for a character.
     pub fn conversation(&self, messages: &[Value]) -> Result<Vec<u32>> {
-        encode::conversation(&self.tokenizer, messages, &Map::new())
+        self.encode(&self.write(messages)?)
+    }
+
+    /// A whole conversation by the chat template, up to where the assistant's next turn begins.
+    ///
+    /// # Errors
+    /// When the template refuses the messages.
+    pub fn write(&self, messages: &[Value]) -> Result<String> {
+        encode::opening(&self.tokenizer, messages, &Map::new())
+    }
+
+    /// The tokens of what [`Scribe::write`] wrote.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for a character.
+    pub fn encode(&self, written: &str) -> Result<Vec<u32>> {
+        encode::opened(&self.tokenizer, written)
     }
 
     /// Tokens as they were given.
@@ -105,9 +131,10 @@ impl Scribe {
         Spelling { text, bytes: (!self.tokenizer.is_special(id)).then_some(bytes) }
     }
 
-    /// Vocabularies of models are rounded up: ids behind the tokenizer's last have no text.
-    pub(super) fn has_text(&self, id: u32) -> bool {
-        self.tokenizer.has_token(id)
+    /// Does it add to the text? Vocabularies of models are rounded up: ids behind the tokenizer's last have no text. Of
+    /// special tokens none is told.
+    pub(super) fn is_told(&self, id: u32) -> bool {
+        self.tokenizer.has_token(id) && !self.tokenizer.is_special(id)
     }
 
     /// As it writes for whoever asks: with the day told, and nothing checked.

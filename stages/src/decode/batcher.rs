@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::{Finish, Logprobs, Sampling, choose::Choice};
+use super::{Finish, Logprobs, Sampler, choose::Choice};
 use crate::{
     kernels::{self, Seen, Sequences},
     nn::{
@@ -28,8 +28,10 @@ pub struct Job {
     pub prompt: Vec<u32>,
     /// Completions wanted. The prompt is computed once for all of them.
     pub samples: usize,
-    pub sampling: Sampling,
-    /// Any of these ends a completion, beside those of `sampling`; the token stays part of it.
+    pub sampler: Sampler,
+    /// Tokens after which a completion is cut off; those of `sampler` are for prompts of one length.
+    pub max_new_tokens: usize,
+    /// Any of these ends a completion, beside those of `sampler`; the token stays part of it.
     pub stop_ids: Vec<u32>,
     /// Names the job in the key of randomness: token `t` of sample `s` is drawn by `[key.., s, t]`.
     pub key: Vec<u64>,
@@ -105,7 +107,7 @@ impl<'a> Batcher<'a> {
     ///
     /// # Errors
     /// When there is nothing to continue, when the prompt with its completion does not fit the model's context, or
-    /// when the sampling parameters make no sense.
+    /// when the sampling parameters were checked against another vocabulary.
     pub fn admit(&mut self, job: Job) -> Result<Id> {
         ensure!(!job.prompt.is_empty(), "the prompt is empty: there is nothing to continue");
         ensure!(job.samples > 0, "no completion is asked for: `samples` is at least 1");
@@ -113,8 +115,13 @@ impl<'a> Batcher<'a> {
         if let Some(beyond) = job.prompt.iter().find(|id| **id as usize >= vocabulary) {
             bail!("the prompt holds token {beyond}, but the vocabulary of the model ends at {vocabulary}");
         }
-        job.sampling.check(vocabulary)?;
-        let length = job.prompt.len() + job.sampling.max_new_tokens;
+        ensure!(
+            job.sampler.vocabulary == vocabulary,
+            "the sampling parameters are for a vocabulary of {}, and the model's has {vocabulary}",
+            job.sampler.vocabulary
+        );
+        ensure!(job.max_new_tokens > 0, "`max_new_tokens` is 0: there is nothing to sample");
+        let length = job.prompt.len().saturating_add(job.max_new_tokens);
         self.decoder.config.check_length(length, "the prompt with its completion")?;
         self.admitted += 1;
         let id = Id(self.admitted);
@@ -289,14 +296,14 @@ fn say<'l>(growing: &mut [Growing], logits: impl Fn(usize) -> &'l [f32] + Sync) 
 
 impl Growing {
     fn say(&mut self, logits: &[f32]) -> Result<Said> {
-        let Job { prompt, sampling, stop_ids, key, logprobs, .. } = &*self.job;
+        let Job { prompt, sampler, max_new_tokens, stop_ids, key, logprobs, .. } = &*self.job;
         let at = self.ids.len() - prompt.len();
         let key = [key.as_slice(), &[self.sample as u64, at as u64]].concat();
-        let Choice { token, logprobs } = sampling.choose(logits, &self.ids, &key, *logprobs)?;
+        let Choice { token, logprobs } = sampler.choose(logits, &self.ids, &key, *logprobs)?;
         self.ids.push(token);
-        let finish = if stop_ids.contains(&token) || sampling.stop_ids.contains(&token) {
+        let finish = if stop_ids.contains(&token) || sampler.stop_ids.contains(&token) {
             Some(Finish::Eos)
-        } else if at + 1 == sampling.max_new_tokens {
+        } else if at + 1 == *max_new_tokens {
             Some(Finish::Length)
         } else {
             None

@@ -1,7 +1,7 @@
 //! From logits and a key of randomness to a token.
 //! Knows nothing of models or batches.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, ops::Deref, sync::Arc};
 
 use anyhow::{Result, ensure};
 use schemars::JsonSchema;
@@ -54,6 +54,30 @@ impl Default for Sampling {
             stop_ids: Vec::new(),
             max_new_tokens: 64,
         }
+    }
+}
+
+/// Sampling parameters that were checked against a vocabulary. A clone shares them, however many biases there are.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    sampling: Arc<Sampling>,
+    pub(super) vocabulary: usize,
+}
+
+impl Sampler {
+    /// # Errors
+    /// As [`Sampling::check`].
+    pub fn new(sampling: Sampling, vocabulary: usize) -> Result<Self> {
+        sampling.check(vocabulary)?;
+        Ok(Self { sampling: Arc::new(sampling), vocabulary })
+    }
+}
+
+impl Deref for Sampler {
+    type Target = Sampling;
+
+    fn deref(&self) -> &Sampling {
+        &self.sampling
     }
 }
 

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 pub use batcher::{Batcher, Id, Job, Said};
 pub(crate) use batcher::{LOGITS, PROMPT_TOKENS};
-pub use choose::{Logprobs, Sampling};
+pub use choose::{Logprobs, Sampler, Sampling};
 
 use crate::nn::decoder::Decoder;
 
@@ -83,6 +83,7 @@ pub fn generate(
     arrangement: Arrangement,
 ) -> Result<Option<Vec<Vec<Completion>>>> {
     let mut batcher = Batcher::new(decoder, arrangement.slots);
+    let sampler = Sampler::new(sampling.clone(), decoder.config.vocab_size)?;
     let mut completions: Vec<Vec<Completion>> = Vec::new();
     let mut requested: BTreeMap<Id, usize> = BTreeMap::new();
     for (i, Request { prompt, samples, key }) in requests.iter().enumerate() {
@@ -95,7 +96,8 @@ pub fn generate(
             let job = Job {
                 prompt: prompt.clone(),
                 samples: *samples,
-                sampling: sampling.clone(),
+                sampler: sampler.clone(),
+                max_new_tokens: sampling.max_new_tokens,
                 stop_ids: stop.ids.to_vec(),
                 key: [seed, &[*key]].concat(),
                 logprobs: Some(0),

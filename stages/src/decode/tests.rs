@@ -168,7 +168,9 @@ fn mix(dice: &mut Stream, vocabulary: usize) -> Vec<Job> {
             _ => (0..=dice.below(60)).map(|_| dice.below(vocabulary) as u32).collect(),
         };
         let logprobs = [None, Some(0), Some(3)][dice.below(3)];
-        jobs.push(Job { prompt, samples: 1 + dice.below(4), sampling, stop_ids: vec![4], key: vec![2, key], logprobs });
+        let (sampler, max_new_tokens) = (Sampler::new(sampling.clone(), vocabulary).unwrap(), sampling.max_new_tokens);
+        let samples = 1 + dice.below(4);
+        jobs.push(Job { prompt, samples, sampler, max_new_tokens, stop_ids: vec![4], key: vec![2, key], logprobs });
     }
     jobs
 }
@@ -200,8 +202,9 @@ fn told(decoder: &Decoder, jobs: &[Job], slots: usize, mut dice: Option<&mut Str
 }
 
 fn job(prompt: Vec<u32>, samples: usize, key: u64) -> Job {
-    let sampling = Sampling { temperature: 0.8, max_new_tokens: 20, ..Sampling::default() };
-    Job { prompt, samples, sampling, stop_ids: vec![3, 4], key: vec![11, key], logprobs: Some(0) }
+    let sampling = Sampling { temperature: 0.8, ..Sampling::default() };
+    let sampler = Sampler::new(sampling, 50).unwrap();
+    Job { prompt, samples, sampler, max_new_tokens: 20, stop_ids: vec![3, 4], key: vec![11, key], logprobs: Some(0) }
 }
 
 /// Steps until nothing grows; what each job's samples said.
@@ -295,15 +298,20 @@ fn what_cannot_be_sampled_is_refused_at_the_door() {
     let decoder = toy(Family::Llama);
     let mut batcher = Batcher::new(&decoder, 8);
     let mut refuse = |job: Job, complaint: &str| assert_eq!(batcher.admit(job).unwrap_err().to_string(), complaint);
-    let plain = || job(vec![1; 40], 1, 0);
-    let with = |sampling: Sampling| Job { sampling, ..plain() };
     refuse(job(vec![], 1, 0), "the prompt is empty: there is nothing to continue");
     refuse(job(vec![1; 50], 1, 0), "the prompt with its completion has 70 tokens, more than the model's context of 64");
     refuse(job(vec![1, 50], 1, 0), "the prompt holds token 50, but the vocabulary of the model ends at 50");
     refuse(job(vec![1], 0, 0), "no completion is asked for: `samples` is at least 1");
-    refuse(with(Sampling { top_p: 1.5, ..Sampling::default() }), "`top_p` is 1.5, outside of 0 to 1");
     refuse(
-        with(Sampling { logit_bias: [(50, 1.0)].into(), ..Sampling::default() }),
+        Job { sampler: Sampler::new(Sampling::default(), 60).unwrap(), ..job(vec![1], 1, 0) },
+        "the sampling parameters are for a vocabulary of 60, and the model's has 50",
+    );
+    let refuse = |sampling: Sampling, complaint: &str| {
+        assert_eq!(Sampler::new(sampling, 50).unwrap_err().to_string(), complaint);
+    };
+    refuse(Sampling { top_p: 1.5, ..Sampling::default() }, "`top_p` is 1.5, outside of 0 to 1");
+    refuse(
+        Sampling { logit_bias: [(50, 1.0)].into(), ..Sampling::default() },
         "`logit_bias` names token 50, but the vocabulary of the model ends at 50",
     );
 }

@@ -131,9 +131,24 @@ pub fn length(tokenizer: &Tokenizer, row: &Row) -> Result<usize> {
 /// # Errors
 /// When the template refuses the messages, or the tokenizer has no token for a character.
 pub fn conversation(tokenizer: &Tokenizer, messages: &[Value], given: &Map<String, Value>) -> Result<Vec<u32>> {
+    opened(tokenizer, &opening(tokenizer, messages, given)?)
+}
+
+/// The text of [`conversation`].
+///
+/// # Errors
+/// When the template refuses the messages.
+pub(crate) fn opening(tokenizer: &Tokenizer, messages: &[Value], given: &Map<String, Value>) -> Result<String> {
     let conversation = Conversation::new(messages, given);
-    let text = tokenizer.template().render(&conversation, messages.len(), Turn::Open, tokenizer.special_tokens())?;
-    if tokenizer.has_template() { tokenizer.encode(&text) } else { beginning(tokenizer, &text) }
+    tokenizer.template().render(&conversation, messages.len(), Turn::Open, tokenizer.special_tokens())
+}
+
+/// The tokens of what [`opening`] wrote.
+///
+/// # Errors
+/// When the tokenizer has no token for a character.
+pub(crate) fn opened(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    if tokenizer.has_template() { tokenizer.encode(text) } else { beginning(tokenizer, text) }
 }
 
 /// [`prompt`] of every row, in parallel.

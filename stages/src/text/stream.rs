@@ -5,8 +5,13 @@ use anyhow::Result;
 
 use crate::text::tokenizer::{SpecialTokens, Tokenizer};
 
+/// Tokens that wait for a later one at the most. A character has four bytes, but some tokenizers read a run of byte
+/// tokens as one; each token that comes reads all that wait, so that a run without an end would take ever longer.
+const MOST_HELD: usize = 256;
+
 /// Decodes a completion while it grows. All that [`Stream::push`] and [`Stream::finish`] give, one after another, is
-/// what [`Tokenizer::decode_after`] makes of the tokens at once. Half a character is never given.
+/// what [`Tokenizer::decode_after`] makes of the tokens at once. Half a character is never given, but for what is none
+/// after 256 tokens.
 #[derive(Debug, Clone)]
 pub struct Stream {
     tokenizer: Tokenizer,
@@ -33,7 +38,7 @@ impl Stream {
         self.held.push(id);
         let read = self.read();
         match read {
-            Ok(text) if self.is_certain(&text) => {
+            Ok(text) if self.is_certain(&text) || self.held.len() == MOST_HELD => {
                 // What begins a text may read in its own way, so some text always stays before what comes.
                 if self.tokenizer.decode_by(&self.held, self.special)?.is_empty() {
                     self.before.append(&mut self.held);
