@@ -4,7 +4,7 @@ mod card;
 mod interval;
 
 use anyhow::{Context as _, Result, ensure};
-use engine::{Arity, Context, Footprint, Input, InputArtifact, Problem, Prospects, Source, Stage};
+use engine::{Arity, Context, Footprint, Input, InputArtifact, OtherName, Problem, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -12,15 +12,18 @@ use serde_json::{Map, Value, json};
 use card::{Card, Line};
 
 use crate::{
-    data::{rows, rows::Row},
+    data::{checkpoint::Checkpoint, rows, rows::Row},
     decode::Sampling,
     device::Compute,
     footprint::Work,
+    other_names::OTHER_NAMES,
     rejection::as_sample,
     script::Script,
     text::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows, prompt_text},
+        encode,
+        room::{self, LongPrompts},
     },
 };
 
@@ -49,6 +52,10 @@ pub struct Evaluate {
     /// A field of the prompts' rows by whose value the card is divided.
     #[serde(default)]
     pub by: Option<String>,
+    /// What happens to a prompt that leaves no room for `max_new_tokens` in a policy's context: dropped, it is asked of
+    /// no policy.
+    #[serde(default, skip_serializing_if = "LongPrompts::is_error")]
+    pub too_long: LongPrompts,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
     pub template: Chat,
@@ -76,6 +83,7 @@ impl Stage for Evaluate {
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
     ];
     const OUTPUT: &'static str = "report";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
@@ -88,9 +96,10 @@ impl Stage for Evaluate {
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let script = Script::open_with(&ctx.source(&self.score), ctx.root(), &self.params)?;
-        let prompts = rows::read_all(ctx.inputs("prompts"))?;
+        let mut prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");
         let policies = ctx.inputs("policies");
+        let dropped = self.drop_too_long(&mut prompts, policies, ctx)?;
         let mut card = Card::default();
         let mut completions = Vec::new();
         for (i, InputArtifact { node, path, .. }) in policies.iter().enumerate() {
@@ -98,7 +107,9 @@ impl Stage for Evaluate {
             let speaker = policy.speaker(&self.sampling, &self.stop, compute);
             let said = format!("{node} ({} of {})", i + 1, policies.len());
             // The same seed for all: policies that agree are asked the same dice.
-            let groups = complete_rows(speaker, &prompts, self.samples, ctx.seed("sampling"), &said, ctx)?;
+            let asked = speaker.prompts(prompts.clone(), LongPrompts::Error)?;
+            let groups = complete_rows(speaker, &asked, self.samples, ctx.seed("sampling"), &said, ctx)?;
+            speaker.warn_of_cut_off(&groups, &format!("`{node}`: "), ctx)?;
             let lines = self.scored(&script, &prompts, &groups)?;
             for (line, (row, group)) in lines.iter().zip(prompts.iter().zip(&groups)) {
                 let mut shown = Row::new();
@@ -110,7 +121,10 @@ impl Stage for Evaluate {
                 completions.push(shown);
             }
             let means = card.add(node, &lines);
-            let means: Vec<(&str, f64)> = means.iter().map(|(name, mean)| (name.as_str(), *mean)).collect();
+            let mut means: Vec<(&str, f64)> = means.iter().map(|(name, mean)| (name.as_str(), *mean)).collect();
+            if i == 0 && dropped > 0 {
+                means.push(("dropped_too_long", dropped as f64));
+            }
             ctx.record(i as u64, &means)?;
         }
         let out = |name: &str, text: String| {
@@ -126,6 +140,22 @@ impl Stage for Evaluate {
 }
 
 impl Evaluate {
+    /// Leaves out the prompts that are too long for any of the policies, where that is asked for; says how many. Policies
+    /// that answer other prompts could not be compared.
+    fn drop_too_long(&self, prompts: &mut Vec<Row>, policies: &[InputArtifact], ctx: &Context) -> Result<usize> {
+        let before = prompts.len();
+        if self.too_long == LongPrompts::Error {
+            return Ok(0);
+        }
+        for InputArtifact { path, .. } in policies {
+            let (config, tokenizer) = Checkpoint::open_without_weights(path)?;
+            let encoded = encode::prompts(&self.template.apply(tokenizer, ctx)?, prompts)?;
+            let fits = self.too_long.fitting(&encoded, prompts, self.sampling.max_new_tokens, &config)?;
+            room::retain(prompts, &fits);
+        }
+        Ok(before - prompts.len())
+    }
+
     /// One line a prompt: its scores, averaged over its samples.
     fn scored(&self, script: &Script, prompts: &[Row], groups: &[Vec<Completed>]) -> Result<Vec<Line>> {
         let texts: Vec<String> = prompts.iter().map(prompt_text).collect();

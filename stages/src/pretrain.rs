@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use crate::{
     data::{checkpoint::Checkpoint, rows},
     device::Compute,
     footprint::{self, Examples, Learned, Learner, TooLong, Work},
+    other_names::OTHER_NAMES,
     random::Stream,
     text::{
         chat::Chat,
@@ -114,6 +115,7 @@ impl Stage for Pretrain {
         Input { name: "validation", kinds: &["rows"], arity: Arity::Optional, about: "Text to measure the loss on." },
     ];
     const OUTPUT: &'static str = "checkpoint";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {

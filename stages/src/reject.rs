@@ -1,11 +1,14 @@
 //! Rejection sampling as a node: what a policy says and a script keeps becomes training data.
 
 use anyhow::Result;
-use engine::{Arity, Context, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{data::rows, device::Compute, footprint::Work, rejection::Rejection, text::complete::Policy};
+use crate::{
+    data::rows, device::Compute, footprint::Work, other_names::OTHER_NAMES, rejection::Rejection,
+    text::complete::Policy,
+};
 
 /// Samples every prompt several times and keeps what a script accepts (DeepSeek-R1, section 2.3.3).
 ///
@@ -23,6 +26,7 @@ impl Stage for Reject {
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
     ];
     const OUTPUT: &'static str = "rows";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
@@ -36,7 +40,7 @@ impl Stage for Reject {
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let policy = Policy::open(&ctx.input("policy")?.path, compute)?.writing(&self.0.template, ctx)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
-        rows::write(ctx.output(), self.0.rows(&policy, &prompts, compute, ctx)?)?;
+        rows::write(ctx.output(), self.0.rows(&policy, prompts, compute, ctx)?)?;
         Ok(())
     }
 }

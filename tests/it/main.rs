@@ -19,3 +19,4 @@ mod reuse;
 mod schema;
 mod serve;
 mod stories;
+mod warnings;

@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use engine::{Cancelled, Context, Problem};
 
 use crate::{
@@ -131,6 +131,11 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
     }
     ctx.rewind(trainer.steps)?;
     let total = lesson.schedule.steps;
+    if total == 0 {
+        ctx.warn(0, "there is no step to take: the policy comes out as it came in")?;
+    } else if lesson.schedule.peak == 0.0 {
+        ctx.warn(0, "`learning_rate` is 0: the policy comes out as it came in")?;
+    }
     let patience = lesson.validation.and_then(|validation| validation.patience);
     while trainer.steps < total && !standing.is_out_of(patience) {
         if ctx.cancelled() {
@@ -231,7 +236,14 @@ pub fn mean_loss(decoder: &Decoder, examples: &[Example], micro_batch_tokens: us
 fn batches(decoder: &Decoder, examples: &[Cow<Example>], micro_batch_tokens: usize) -> Result<Vec<Batch>> {
     let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
     for (i, length) in lengths.iter().enumerate() {
-        decoder.config.check_length(length.saturating_sub(1), &format!("example {} of the batch", i + 1))?;
+        // Fine-tuning has refused longer rows by their numbers.
+        let checked = decoder.config.check_length(length.saturating_sub(1), &format!("example {} of the batch", i + 1));
+        checked.map_err(|error| {
+            anyhow!(
+                "{error}\nhint: `packing: best_fit` splits longer documents, `windows: random` cuts sequences of `block` \
+                 tokens out of all text"
+            )
+        })?;
     }
     let batch = |run: std::ops::Range<usize>| {
         Batch::new(examples[run].iter().map(|example| (example.ids.as_slice(), example.trained.as_slice())))
