@@ -307,3 +307,30 @@ pub(crate) fn warnings(text: &str) -> Vec<String> {
     let sentence = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?["text"].as_str()?.to_owned());
     text.lines().filter_map(sentence).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_written_once_and_goes_with_the_steps_that_are_done_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let ctx = Context {
+            warned: Box::new(move |text| heard.lock().unwrap().push(text.to_owned())),
+            ..Context::standalone(folder.path(), 0).unwrap()
+        };
+        let written = || warnings(&std::fs::read_to_string(folder.path().join("records").join(WARNINGS)).unwrap());
+        ctx.notice("late");
+        ctx.warn(0, "early").unwrap();
+        ctx.warn(0, "early").unwrap();
+        ctx.warn(5, "late").unwrap();
+        assert_eq!(written(), ["early", "late"]);
+        assert_eq!(*told.lock().unwrap(), ["late", "early"]);
+        ctx.rewind(4).unwrap();
+        assert_eq!(written(), ["early"]);
+        ctx.warn(5, "late").unwrap();
+        assert_eq!(written(), ["early", "late"]);
+    }
+}

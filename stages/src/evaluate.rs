@@ -23,7 +23,7 @@ use crate::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows, prompt_text},
         encode,
-        room::{self, LongPrompts},
+        room::{self, LongPrompts, excerpt},
     },
 };
 
@@ -174,10 +174,18 @@ impl Evaluate {
             for (completed, reward) in group.iter().zip(scores) {
                 line.length += completed.tokens.len() as f64 * share;
                 line.truncated += f64::from(u8::from(completed.truncated())) * share;
-                ensure!(!reward.parts.is_empty(), "`score` gave a number; the report card needs a map of named scores");
+                ensure!(
+                    !reward.parts.is_empty(),
+                    "`score` gave a number; the report card needs a map of named scores, such as `#{{ right: 1.0 }}`"
+                );
                 for (name, score) in &reward.parts {
                     let score = f64::from(*score);
-                    ensure!((0.0..=1.0).contains(&score), "`score` gave {name} = {score}, outside of 0 to 1");
+                    ensure!(
+                        (0.0..=1.0).contains(&score),
+                        "`score` gave {name} = {score}, outside of 0 to 1\nprompt: {}\ncompletion: {}",
+                        excerpt(&prompt_text(row)),
+                        excerpt(&completed.text)
+                    );
                     line.is_binary &= score == 0.0 || score == 1.0;
                     *line.scores.entry(name.clone()).or_default() += score * share;
                 }
@@ -192,7 +200,10 @@ impl Evaluate {
         match row.get(field) {
             Some(Value::String(value)) => Ok(value.clone()),
             Some(value) => Ok(value.to_string()),
-            None => anyhow::bail!("a prompt's row has no field `{field}` to divide the card by"),
+            None => {
+                let hint = engine::hint(field, row.keys().map(String::as_str), "it has").unwrap_or_default();
+                anyhow::bail!("a prompt's row has no field `{field}` to divide the card by; {hint}")
+            }
         }
     }
 }

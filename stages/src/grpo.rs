@@ -45,7 +45,7 @@ use crate::{
         chat::Chat,
         complete::{Speaker, endless, prompt_text},
         encode,
-        room::{self, LongPrompts},
+        room::{self, LongPrompts, excerpt},
     },
     train::{
         batch::{Batch, micro_batches},
@@ -550,14 +550,20 @@ impl Training<'_> {
     fn refuse_truncation(&self, rollouts: &[Rollout]) -> Result<()> {
         let cut = rollouts.iter().filter(|rollout| rollout.completed.truncated()).count();
         let share = cut as f64 / rollouts.len() as f64;
+        let example = rollouts.iter().find(|rollout| rollout.completed.truncated());
+        let example = example.map(|rollout| {
+            let (prompt, text) = (&self.texts[rollout.row], &rollout.completed.text);
+            format!("\nprompt: {}\ncompletion: {}", excerpt(prompt), excerpt(text))
+        });
         ensure!(
             share <= self.stage.max_truncated,
             "{cut} of {} completions of step {} were cut off at `max_new_tokens: {}`, a larger share than `max_truncated: {}`; \
-             give them more tokens, or raise `max_truncated` where that is meant",
+             give them more tokens, or raise `max_truncated` where that is meant{}",
             rollouts.len(),
             self.trainer.steps + 1,
             self.settings.sampling.max_new_tokens,
-            self.stage.max_truncated
+            self.stage.max_truncated,
+            example.unwrap_or_default()
         );
         Ok(())
     }

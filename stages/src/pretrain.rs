@@ -252,7 +252,13 @@ mod tests {
         // A block may hold more than the context; a document in it may not: 64 and 36 of a hundred.
         let told = trained(&[100], json!({ "steps": 1, "packing": "best_fit", "block": 200 })).unwrap();
         assert_eq!((told[0]["blocks"].as_f64(), told[0]["block_fill"].as_f64()), (Some(1.0), Some(0.5)));
-        assert!(trained(&[100], json!({ "steps": 1 })).is_err(), "unpacked it is too long");
+        let unpacked = trained(&[100], json!({ "steps": 1 })).unwrap_err().to_string();
+        assert!(
+            unpacked.contains(
+                "tokens, more than the model's context of 64\nhint: `packing: best_fit` splits longer documents"
+            ),
+            "{unpacked}"
+        );
     }
 
     #[test]

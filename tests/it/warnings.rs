@@ -143,6 +143,79 @@ fn an_examination_of_answers_that_were_cut_off_says_so() {
 }
 
 #[test]
+fn a_pretraining_that_unlearned_everything_says_so() {
+    let mut project = project(ONE, &["steps=0"]);
+    project.overrides.push("nodes.base.with.learning_rate=1000".into());
+    let said = run(&project);
+    let is_told = |warning: &&str| warning.starts_with("base: the loss of the last step is ");
+    assert!(warnings(&said).iter().any(is_told), "{said:#?}");
+}
+
+#[test]
+fn prompts_without_room_are_shown_or_asked_of_no_policy() {
+    let project = project(ONE, &[]);
+    let prompts: String = [3, 30, 100].iter().map(|i| format!("{{\"prompt\": \"{}\"}}\n", "1".repeat(*i))).collect();
+    project.write("prompts.jsonl", &prompts);
+    project.write(
+        "p.yaml",
+        &format!(
+            "{}  small: {{ stage: init, inputs: {{ tokenizer: tokenizer }}, with: {{ layers: 1, hidden: 32, heads: 2, context: \
+             32 }} }}\n  prompts: {{ stage: load, with: {{ path: prompts.jsonl }} }}\n  report:\n    stage: evaluate\n    \
+             inputs: {{ policies: [model, small], prompts: prompts }}\n    \
+             with: {{ score: score.rhai, too_long: error, sampling: {{ max_new_tokens: 8 }} }}\n",
+            PIPELINE.split("  base:").next().unwrap()
+        ),
+    );
+    project.write("score.rhai", "fn score(sample) { #{ right: 0.0 } }\n");
+    let said = project.mashbill("run p.yaml");
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    for part in [
+        "prompt 2 with its completion has 38 tokens, more than the model's context of 32: its own 30 and `max_new_tokens: 8`; 2 of 3",
+        "\n  hint: `too_long: drop` leaves such prompts out; a smaller `max_new_tokens` makes room: the shortest of all prompts \
+         leaves room for 29\n",
+    ] {
+        assert!(said.stderr.contains(part), "{}", said.stderr);
+    }
+    project.edit("p.yaml", "too_long: error", "too_long: drop");
+    let said = run(&project);
+    let card = std::fs::read_to_string(project.data("report").join("report.md")).unwrap();
+    assert!(card.contains("\n1 held-out prompts, "), "{card}");
+    let row = said.stdout.lines().find(|line| line.starts_with("report ")).unwrap();
+    assert!(row.contains("dropped_too_long 2"), "{row}");
+}
+
+#[test]
+fn a_rejection_that_keeps_nothing_shows_a_completion_and_what_was_given() {
+    let project = project(ONE, &[]);
+    project.write(
+        "p.yaml",
+        &format!(
+            "{}  kept:\n    stage: reject\n    inputs: {{ policy: base, prompts: problems }}\n    \
+             with: {{ keep: keep.rhai, samples: 2, sampling: {{ max_new_tokens: 4 }} }}\n",
+            PIPELINE.split("  rl:\n").next().unwrap()
+        ),
+    );
+    project.write("keep.rhai", "fn keep(sample) { sample.tokens > 90 }\n");
+    let said = project.mashbill("run p.yaml");
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    for part in [
+        "of 80 completions not one was kept: 80 no reason given\n  such as this one of ",
+        ", for which `keep` gave `false`\n  prompt: ",
+        "\n  completion: ",
+        "\n  answer: ",
+        "\n  hint: give the reason as a text in the place of `false`, and it is told here\n",
+    ] {
+        assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
+    }
+    project.write("keep.rhai", "fn keep(sample) { if sample.index == 0 { true } else { \"the second\" } }\n");
+    let said = run(&project);
+    let row = said.stdout.lines().find(|line| line.starts_with("kept ")).unwrap();
+    assert!(row.contains("sampled 80, kept 40, ") && row.contains("dropped: the second 40"), "{row}");
+    let shown = project.mashbill("show p.yaml kept").stdout;
+    assert!(shown.contains("the second"), "{shown}");
+}
+
+#[test]
 fn rows_that_were_left_out_stand_in_the_table() {
     let project = project(ONE, &[]);
     let rows: String = (1..20).map(|i| format!("{{\"text\": \"{}\"}}\n", "1".repeat(i))).collect();

@@ -219,6 +219,7 @@ fn completions_that_are_all_cut_off_stop() {
         ),
         "{complaint}"
     );
+    assert!(complaint.contains("\nprompt: ") && complaint.contains("\ncompletion: "), "{complaint}");
 }
 
 #[test]
