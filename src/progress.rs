@@ -44,6 +44,7 @@ pub fn watch() -> Watch {
                     running.progress(node, progress);
                 }
             }
+            Event::Warned { node, text } => screen::warning(node, text),
             Event::Finished(report) => {
                 running.remove(&report.node);
                 let time = duration(Duration::from_secs_f64(report.seconds));

@@ -157,6 +157,12 @@ fn tell(report: &Report, time: Duration) {
         .map(|name| format!("{} {name}", count(name)))
         .collect();
     say!("{BOLD}{} in {}{RESET}", counts.join(", "), duration(time));
+    // Of results that are reused too: what was wrong with them still is.
+    for node in &report.nodes {
+        for text in node.artifact.iter().flat_map(engine::Artifact::warnings) {
+            say!("{YELLOW}warning{RESET}: {BOLD}{}{RESET}: {text}", node.node);
+        }
+    }
 
     let made = report.nodes.iter().rfind(|node| matches!(node.outcome, Outcome::Made));
     if let Some(artifact) = made.and_then(|node| node.artifact.as_ref())
@@ -181,13 +187,57 @@ fn row(node: &NodeReport) -> Vec<String> {
 /// Its last figures, else why it was made.
 fn remark(node: &NodeReport) -> String {
     let same = if node.is_same_content { "same content as before; " } else { "" };
-    let metrics = node.artifact.as_ref().and_then(engine::Artifact::last_metrics);
+    let metrics = node.artifact.as_ref().and_then(metrics);
     let figures = metrics.map(|metrics| figures(&metrics)).filter(|figures| !figures.is_empty());
     let reason = || node.reasons.first().map_or(String::new(), ToString::to_string);
     format!("{same}{}", figures.unwrap_or_else(reason))
 }
 
-/// `loss 1.234, accuracy 0.5`, without the step.
+/// The last line of metrics, and what the first says of rows that were lost before there was anything to measure.
+fn metrics(artifact: &engine::Artifact) -> Option<Map<String, Value>> {
+    let text = artifact.record("metrics.jsonl")?;
+    let read = |line: &str| serde_json::from_str::<Map<String, Value>>(line).ok();
+    let mut metrics = read(text.lines().last()?)?;
+    for (name, value) in text.lines().next().and_then(read).into_iter().flatten() {
+        if is_loss_of_rows(&name) {
+            metrics.entry(name).or_insert(value);
+        }
+    }
+    Some(metrics)
+}
+
+/// Does the figure count rows that are not in the result as they were given?
+fn is_loss_of_rows(name: &str) -> bool {
+    name.starts_with("dropped") || name == "truncated" || name == "split"
+}
+
+/// Where a figure stands among the others: what a node is run for is read first, how it was done last. Figures of one
+/// place keep the order in which they were recorded.
+fn importance(name: &str) -> usize {
+    const LAST: [&str; 12] = [
+        "length",
+        "truncated",
+        "dead_groups",
+        "kl",
+        "entropy",
+        "loss",
+        "gradient_norm",
+        "clip_fraction",
+        "logprob_difference",
+        "learning_rate",
+        "tokens_per_s",
+        "sampling_share",
+    ];
+    match name {
+        "reward" => 0,
+        part if part.starts_with("reward/") => 1,
+        "validation_loss" => 2,
+        // Of rows by a stage that measures nothing more: `kept` before what was dropped, as recorded.
+        other => 3 + LAST.iter().position(|last| *last == other).map_or(0, |at| 1 + at),
+    }
+}
+
+/// `loss 1.234, accuracy 0.5`, the most important first, without the step.
 pub fn figures(metrics: &Map<String, Value>) -> String {
     let figure = |(name, value): (&String, &Value)| match value.as_f64() {
         Some(value) if value.fract() == 0.0 && value.abs() < 1e9 => Some(format!("{name} {value}")),
@@ -195,6 +245,34 @@ pub fn figures(metrics: &Map<String, Value>) -> String {
         Some(value) => Some(format!("{name} {value:.2e}")),
         None => None,
     };
-    let figures: Vec<String> = metrics.iter().filter(|(name, _)| *name != "step").filter_map(figure).collect();
-    figures.join(", ")
+    let mut metrics: Vec<(&String, &Value)> = metrics.iter().filter(|(name, _)| *name != "step").collect();
+    metrics.sort_by_key(|(name, _)| importance(name));
+    metrics.into_iter().filter_map(figure).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_reward_comes_first_and_how_it_was_computed_last() {
+        let metrics = json!({
+            "step": 3, "clip_fraction": 0, "dead_groups": 1, "entropy": 0.5, "kl": 0, "learning_rate": 1, "length": 2,
+            "reward": 0.25, "reward/format": 0.25, "tokens_per_s": 9, "truncated": 0,
+        });
+        assert_eq!(
+            figures(metrics.as_object().unwrap()),
+            "reward 0.2500, reward/format 0.2500, length 2, truncated 0, dead_groups 1, kl 0, entropy 0.5000, \
+             clip_fraction 0, learning_rate 1, tokens_per_s 9"
+        );
+        let metrics = json!({ "step": 0, "kept": 3, "dropped": 2, "dropped: no reason given": 2 });
+        assert_eq!(figures(metrics.as_object().unwrap()), "kept 3, dropped 2, dropped: no reason given 2");
+        let metrics = json!({ "loss": 1.5, "learning_rate": 1, "dropped_too_long": 4, "validation_loss": 2 });
+        assert_eq!(
+            figures(metrics.as_object().unwrap()),
+            "validation_loss 2, dropped_too_long 4, loss 1.5000, learning_rate 1"
+        );
+    }
 }

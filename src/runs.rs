@@ -124,4 +124,9 @@ fn tell(record: &RunRecord) {
         ]
     };
     table(&record.nodes.iter().map(row).collect::<Vec<_>>());
+    for node in &record.nodes {
+        for text in &node.warnings {
+            say!("{YELLOW}warning{RESET}: {BOLD}{}{RESET}: {text}", node.node);
+        }
+    }
 }

@@ -68,6 +68,11 @@ pub fn error(message: &str) {
     note(&format!("{RED}error{RESET}{BOLD}: {message}{RESET}"));
 }
 
+/// That something looks wrong with a node and stops nothing, on stderr.
+pub fn warning(node: &str, text: &str) {
+    note(&format!("{YELLOW}warning{RESET}: {BOLD}{node}{RESET}: {text}"));
+}
+
 pub fn set_bars(bars: MultiProgress) {
     *BARS.lock().expect("no holder of this lock panics") = Some(bars);
 }

@@ -116,6 +116,11 @@ fn tell(artifact: &Artifact, provenance: &[Vec<String>]) -> Result<(), Trouble> 
         say!("\n{BOLD}metrics{RESET}, step {}", metrics.get("step").unwrap_or(&Value::Null));
         say!("  {}", figures(&metrics));
     }
+    let warnings = artifact.warnings();
+    if !warnings.is_empty() {
+        say!("\n{BOLD}warnings{RESET}");
+        warnings.iter().for_each(|text| say!("  {text}"));
+    }
     say!("\n{BOLD}files{RESET}");
     table(&manifest.files.iter().map(|(name, file)| row(name, size(file.size))).collect::<Vec<_>>());
     for name in manifest.files.keys() {

@@ -20,6 +20,8 @@ use crate::stage::Source;
 
 /// What a program wrote that a stage ran, among the records.
 pub(crate) const LOG: &str = "log.txt";
+/// What a stage found wrong with its own result, among the records.
+pub(crate) const WARNINGS: &str = "warnings.jsonl";
 
 /// A request to stop, shared by whoever asks and whoever must heed it.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +79,7 @@ pub struct Context {
     pub(crate) inputs: BTreeMap<String, Vec<InputArtifact>>,
     pub(crate) output: PathBuf,
     pub(crate) scratch: PathBuf,
-    /// Folder for `metrics.jsonl` and `samples.jsonl`, beside the data and not part of its digest.
+    /// Folder for `metrics.jsonl`, `samples.jsonl` and `warnings.jsonl`, beside the data and not part of its digest.
     pub(crate) records: PathBuf,
     /// Empty when the work begins, gone when it ends.
     pub(crate) temporary: PathBuf,
@@ -89,6 +91,10 @@ pub struct Context {
     /// With the node's deadline, where it has one.
     pub(crate) cancel: Cancel,
     pub(crate) watch: Box<dyn Fn(Progress) + Send + Sync>,
+    /// Told every warning as it comes up.
+    pub(crate) warned: Box<dyn Fn(&str) + Send + Sync>,
+    /// The warnings that have been told: none is told twice in one try.
+    pub(crate) told: Mutex<BTreeSet<String>>,
     pub(crate) files: Mutex<BTreeMap<&'static str, File>>,
     /// The step that the stage is at.
     pub(crate) step: Mutex<Option<tracing::Span>>,
@@ -117,6 +123,8 @@ impl Context {
             env: Vec::new(),
             cancel: Cancel::default(),
             watch: Box::new(|_| ()),
+            warned: Box::new(|_| ()),
+            told: Mutex::default(),
             files: Mutex::default(),
             step: Mutex::default(),
         })
@@ -240,6 +248,30 @@ impl Context {
         self.append("samples.jsonl", &Value::Object(sample))
     }
 
+    /// Tells whoever watches that something looks wrong. It may mend itself: what is still wrong at the end is for
+    /// [`Context::warn`].
+    pub fn notice(&self, text: &str) {
+        let is_new = self.told.lock().expect("no holder of this lock panics").insert(text.to_owned());
+        if is_new {
+            (self.warned)(text);
+        }
+    }
+
+    /// Appends one line to `warnings.jsonl`: the work is done, and its result may not be what was wanted. The sentence
+    /// stays with the result and is told again wherever that is shown or reused. One that is there already is not
+    /// written twice.
+    ///
+    /// # Errors
+    /// When the line cannot be written.
+    pub fn warn(&self, step: u64, text: &str) -> anyhow::Result<()> {
+        let told = std::fs::read_to_string(self.records.join(WARNINGS)).unwrap_or_default();
+        if warnings(&told).iter().any(|warning| warning == text) {
+            return Ok(());
+        }
+        self.notice(text);
+        self.append(WARNINGS, &serde_json::json!({ "step": step, "text": text }))
+    }
+
     /// Drops what was recorded after `step`: a stage that resumes there will record it again. Metrics that were
     /// told twice up to there, as step 0 is by a stage that begins again, stay once.
     ///
@@ -248,7 +280,7 @@ impl Context {
     pub fn rewind(&self, step: u64) -> anyhow::Result<()> {
         let mut files = self.files.lock().expect("no holder of this lock panics");
         files.clear();
-        for name in ["metrics.jsonl", "samples.jsonl"] {
+        for name in ["metrics.jsonl", "samples.jsonl", WARNINGS] {
             let path = self.records.join(name);
             let Ok(file) = File::open(&path) else { continue };
             let (mut kept, mut told) = (String::new(), BTreeSet::new());
@@ -280,5 +312,38 @@ impl Context {
         }
         let file = files.get_mut(name).expect("inserted above");
         file.write_all(format!("{value}\n").as_bytes()).with_context(|| format!("writing {name}"))
+    }
+}
+
+/// The sentences in the text of [`WARNINGS`].
+pub(crate) fn warnings(text: &str) -> Vec<String> {
+    let sentence = |line: &str| Some(serde_json::from_str::<Value>(line).ok()?["text"].as_str()?.to_owned());
+    text.lines().filter_map(sentence).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_written_once_and_goes_with_the_steps_that_are_done_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let ctx = Context {
+            warned: Box::new(move |text| heard.lock().unwrap().push(text.to_owned())),
+            ..Context::standalone(folder.path(), 0).unwrap()
+        };
+        let written = || warnings(&std::fs::read_to_string(folder.path().join("records").join(WARNINGS)).unwrap());
+        ctx.notice("late");
+        ctx.warn(0, "early").unwrap();
+        ctx.warn(0, "early").unwrap();
+        ctx.warn(5, "late").unwrap();
+        assert_eq!(written(), ["early", "late"]);
+        assert_eq!(*told.lock().unwrap(), ["late", "early"]);
+        ctx.rewind(4).unwrap();
+        assert_eq!(written(), ["early"]);
+        ctx.warn(5, "late").unwrap();
+        assert_eq!(written(), ["early", "late"]);
     }
 }

@@ -53,7 +53,7 @@ pub use run::{Event, Options, Watch, run};
 pub use schema::{ParameterInfo, pipeline_schema};
 pub use select::{Outside, Scope, SelectError};
 pub use spec::{Sources, Spec, read_duration};
-pub use stage::{Arity, Finding, Input, NoSettings, OtherInputs, Problem, Source, Stage};
+pub use stage::{Arity, Finding, Input, NoSettings, OtherInputs, OtherName, Problem, Source, Stage};
 pub use store::{
     Artifact, Candidate, Damage, Draft, Examined, Found, Keep, Last, Lease, Lookup, PackError, PublishError, Store,
     StoreError, Sweep, Why,

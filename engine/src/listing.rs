@@ -6,6 +6,7 @@ use std::{fs, io, path::PathBuf};
 use serde_json::{Map, Value};
 
 use crate::{
+    context,
     facts::Fingerprint,
     manifest::Manifest,
     store::{Artifact, Store, StoreError},
@@ -60,6 +61,12 @@ impl Artifact {
     pub fn records(&self) -> Records {
         Records { folder: self.folder.clone() }
     }
+
+    /// What the stage found wrong with this result, a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.record(context::WARNINGS).map(|text| context::warnings(&text)).unwrap_or_default()
+    }
 }
 
 impl Store {
@@ -83,7 +90,7 @@ impl Records {
     /// What the programs wrote that the stage ran.
     #[must_use]
     pub fn log(&self) -> Option<String> {
-        let bytes = fs::read(self.folder.join(crate::context::LOG)).ok()?;
+        let bytes = fs::read(self.folder.join(context::LOG)).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 }

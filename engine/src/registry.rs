@@ -14,7 +14,7 @@ use crate::{
     context::Context,
     footprint::{Footprint, Prospects},
     schema::{self, ParameterInfo},
-    stage::{Finding, Input, OtherInputs, Problem, Stage},
+    stage::{Finding, Input, OtherInputs, OtherName, Problem, Stage},
 };
 
 /// What else a source file pulls in: `import`s of a script, say. Their bytes decide the result too.
@@ -87,10 +87,50 @@ pub struct StageInfo {
     pub kind_parameter: Option<&'static str>,
     /// What is no parameter, and why.
     pub left_out: &'static [(&'static str, &'static str)],
+    /// What other programs call its parameters and settings.
+    pub other_names: &'static [OtherName],
     /// The `with:` block.
     pub parameters: Vec<ParameterInfo>,
     /// The `run:` block.
     pub settings: Vec<ParameterInfo>,
+}
+
+impl StageInfo {
+    /// What this stage calls a parameter by its name in another program, as a hint. Of a name with dots, such as
+    /// `actor.rollout.n`, the longest end that is known counts.
+    #[must_use]
+    pub fn called(&self, theirs: &str) -> Option<String> {
+        let mut ends = std::iter::successors(Some(theirs), |path| path.split_once('.').map(|(_, rest)| rest));
+        let hint = |end: &str| {
+            let mut known = self.other_names.iter().filter(|other| other.theirs.contains(&end));
+            let (name, note) = known.find_map(|other| {
+                let name = other.ours.iter().find(|name| self.has_parameter(name) || self.has_setting(name))?;
+                Some((*name, other.note))
+            })?;
+            let place = if self.has_parameter(name) { "" } else { ", a setting: write it below `run:`" };
+            let note = if note.is_empty() { String::new() } else { format!("; {note}") };
+            Some(format!("`{theirs}` is `{name}` here{place}{note}"))
+        };
+        ends.find_map(hint)
+    }
+
+    /// Is there such a parameter? Dots lead into blocks.
+    #[must_use]
+    pub fn has_parameter(&self, path: &str) -> bool {
+        is_there(&self.parameters, path)
+    }
+
+    /// Is there such a setting?
+    #[must_use]
+    pub fn has_setting(&self, path: &str) -> bool {
+        is_there(&self.settings, path)
+    }
+}
+
+fn is_there(parameters: &[ParameterInfo], path: &str) -> bool {
+    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+    let found = parameters.iter().find(|parameter| parameter.name == name);
+    found.is_some_and(|parameter| rest.is_none_or(|rest| is_there(&parameter.parameters, rest)))
 }
 
 /// A stage whose type is forgotten.
@@ -116,6 +156,7 @@ impl Registered {
             output: S::OUTPUT,
             kind_parameter: S::KIND_PARAMETER,
             left_out: S::LEFT_OUT,
+            other_names: S::OTHER_NAMES,
             parameters: schema::describe(&parameters),
             settings: schema::describe(&settings),
         };

@@ -41,6 +41,13 @@ pub enum Event<'a> {
         node: &'a str,
         progress: &'a Progress,
     },
+    /// Something looks wrong and stops nothing. What still does at the end stays with the result: [`Artifact::warnings`].
+    ///
+    /// [`Artifact::warnings`]: crate::Artifact::warnings
+    Warned {
+        node: &'a str,
+        text: &'a str,
+    },
     Finished(&'a NodeReport),
 }
 

@@ -15,7 +15,8 @@
 //! | `waiting` | another process is making the node |
 //! | `retrying` | `error`, `pause`: seconds |
 //! | `progress` | `done`, `total`: zero where unknown, `message`; at most ten a second of each node, and its last |
-//! | `finished` | `stage`, `outcome`: `made`, `reused`, `failed` or `skipped`, `seconds`, `fingerprint`, `error` |
+//! | `warned` | `text`: something looks wrong and stops nothing |
+//! | `finished` | `stage`, `outcome`: `made`, `reused`, `failed` or `skipped`, `seconds`, `fingerprint`, `error`, `warnings`: those that stay with the result |
 //! | `run_finished` | `outcome`: `done`, `failed` or `stopped`; no `node` |
 //!
 //! A run that was killed has a record too: `run.json` of its beginning, and the whole lines of `events.jsonl`.
@@ -91,6 +92,9 @@ pub struct NodeRecord {
     pub reasons: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the stage found wrong with the result, made now or before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -228,6 +232,9 @@ fn told(events: &[Value]) -> Vec<NodeRecord> {
     for event in events {
         let Some(name) = event["node"].as_str() else { continue };
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        let texts = |key: &str| -> Vec<String> {
+            event[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect()
+        };
         match event["event"].as_str() {
             Some("started") => nodes.push(NodeRecord {
                 node: name.into(),
@@ -235,14 +242,9 @@ fn told(events: &[Value]) -> Vec<NodeRecord> {
                 outcome: "begun".into(),
                 seconds: 0.0,
                 fingerprint: None,
-                reasons: event["reasons"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(Value::as_str)
-                    .map(Into::into)
-                    .collect(),
+                reasons: texts("reasons"),
                 error: None,
+                warnings: Vec::new(),
             }),
             Some("finished") => {
                 let begun = nodes.iter().position(|node| node.node == name).map(|at| nodes.remove(at));
@@ -254,6 +256,7 @@ fn told(events: &[Value]) -> Vec<NodeRecord> {
                     fingerprint: serde_json::from_value(event["fingerprint"].clone()).ok(),
                     reasons: begun.map(|begun| begun.reasons).unwrap_or_default(),
                     error: event["error"].as_str().map(Into::into),
+                    warnings: texts("warnings"),
                 });
             }
             _ => {}

@@ -32,6 +32,8 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     const KIND_PARAMETER: Option<&'static str> = None;
     /// Parameters that one may look for here, each with the reason why there is none: the hint of the mistake.
     const LEFT_OUT: &'static [(&'static str, &'static str)] = &[];
+    /// What other programs call parameters and settings that this stage may have: the hint of the mistake.
+    const OTHER_NAMES: &'static [OtherName] = &[];
     /// The `run:` block: how, never what. Recorded, not fingerprinted.
     type Settings: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sync;
 
@@ -66,6 +68,17 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// # Errors
     /// Whatever the user can mend, with context; [`crate::Cancelled`] after `ctx.cancelled()` became true.
     fn run(&self, settings: &Self::Settings, ctx: &Context) -> anyhow::Result<()>;
+}
+
+/// What other programs call a parameter or setting.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherName {
+    /// Names elsewhere; dots where they name blocks.
+    pub theirs: &'static [&'static str],
+    /// Paths here, dots between: the first that the stage has is the one. A stage without any has nothing of the kind.
+    pub ours: &'static [&'static str],
+    /// In what the value here differs from the value there; empty where it is the same.
+    pub note: &'static str,
 }
 
 /// One input of a stage.

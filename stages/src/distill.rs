@@ -1,7 +1,7 @@
 //! Distillation as DeepSeek-R1 does it: the teacher answers, rules keep, the student learns the answers.
 
 use anyhow::{Context as _, Result};
-use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use crate::{
     data::{checkpoint::Checkpoint, rows},
     device::Compute,
     footprint::{self, Learned, Work},
+    other_names::OTHER_NAMES,
     rejection::Rejection,
     sft::Sft,
     text::complete::Policy,
@@ -42,6 +43,7 @@ impl Stage for Distill {
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What the teacher is asked." },
     ];
     const OUTPUT: &'static str = "checkpoint";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn resolve(&mut self) {
@@ -92,7 +94,7 @@ impl Stage for Distill {
             let teacher = Policy::open(&ctx.input("teacher")?.path, compute).context("opening the teacher")?;
             let teacher = teacher.writing(&self.teach.template, ctx)?;
             let prompts = rows::read_all(ctx.inputs("prompts"))?;
-            let kept = self.teach.rows(&teacher, &prompts, compute, ctx)?;
+            let kept = self.teach.rows(&teacher, prompts, compute, ctx)?;
             let writing = lessons.with_extension("writing");
             std::fs::create_dir_all(&writing)?;
             rows::write(&writing, kept)?;

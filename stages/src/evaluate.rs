@@ -4,7 +4,7 @@ mod card;
 mod interval;
 
 use anyhow::{Context as _, Result, ensure};
-use engine::{Arity, Context, Finding, Footprint, Input, InputArtifact, Problem, Prospects, Source, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, InputArtifact, OtherName, Problem, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -12,16 +12,19 @@ use serde_json::{Map, Value, json};
 use card::{Card, Line};
 
 use crate::{
-    data::{rows, rows::Row},
+    data::{checkpoint::Checkpoint, rows, rows::Row},
     decode::Sampling,
     device::Compute,
     footprint::Work,
     inspection::{self, Plugin},
+    other_names::OTHER_NAMES,
     rejection::as_sample,
     script::{Script, Use},
     text::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows, prompt_text},
+        encode,
+        room::{self, LongPrompts, excerpt},
     },
 };
 
@@ -50,6 +53,10 @@ pub struct Evaluate {
     /// A field of the prompts' rows by whose value the card is divided.
     #[serde(default)]
     pub by: Option<String>,
+    /// What happens to a prompt that leaves no room for `max_new_tokens` in a policy's context: dropped, it is asked of
+    /// no policy.
+    #[serde(default, skip_serializing_if = "LongPrompts::is_error")]
+    pub too_long: LongPrompts,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
     #[schemars(!skip_serializing_if)]
@@ -78,6 +85,7 @@ impl Stage for Evaluate {
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
     ];
     const OUTPUT: &'static str = "report";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
@@ -101,9 +109,10 @@ impl Stage for Evaluate {
 
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let script = Script::open_in(ctx, &self.score, &self.params)?;
-        let prompts = rows::read_all(ctx.inputs("prompts"))?;
+        let mut prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");
         let policies = ctx.inputs("policies");
+        let dropped = self.drop_too_long(&mut prompts, policies, ctx)?;
         let mut card = Card::default();
         let mut completions = Vec::new();
         for (i, InputArtifact { node, path, .. }) in policies.iter().enumerate() {
@@ -111,7 +120,9 @@ impl Stage for Evaluate {
             let speaker = policy.speaker(&self.sampling, &self.stop, compute);
             let said = format!("{node} ({} of {})", i + 1, policies.len());
             // The same seed for all: policies that agree are asked the same dice.
-            let groups = complete_rows(speaker, &prompts, self.samples, ctx.seed("sampling"), &said, ctx)?;
+            let asked = speaker.prompts(prompts.clone(), LongPrompts::Error)?;
+            let groups = complete_rows(speaker, &asked, self.samples, ctx.seed("sampling"), &said, ctx)?;
+            speaker.warn_of_cut_off(&groups, &format!("`{node}`: "), ctx)?;
             let lines = self.scored(&script, &prompts, &groups)?;
             for (line, (row, group)) in lines.iter().zip(prompts.iter().zip(&groups)) {
                 let mut shown = Row::new();
@@ -123,7 +134,10 @@ impl Stage for Evaluate {
                 completions.push(shown);
             }
             let means = card.add(node, &lines);
-            let means: Vec<(&str, f64)> = means.iter().map(|(name, mean)| (name.as_str(), *mean)).collect();
+            let mut means: Vec<(&str, f64)> = means.iter().map(|(name, mean)| (name.as_str(), *mean)).collect();
+            if i == 0 && dropped > 0 {
+                means.push(("dropped_too_long", dropped as f64));
+            }
             ctx.record(i as u64, &means)?;
         }
         let out = |name: &str, text: String| {
@@ -139,6 +153,22 @@ impl Stage for Evaluate {
 }
 
 impl Evaluate {
+    /// Leaves out the prompts that are too long for any of the policies, where that is asked for; says how many. Policies
+    /// that answer other prompts could not be compared.
+    fn drop_too_long(&self, prompts: &mut Vec<Row>, policies: &[InputArtifact], ctx: &Context) -> Result<usize> {
+        let before = prompts.len();
+        if self.too_long == LongPrompts::Error {
+            return Ok(0);
+        }
+        for InputArtifact { path, .. } in policies {
+            let (config, tokenizer) = Checkpoint::open_without_weights(path)?;
+            let encoded = encode::prompts(&self.template.apply(tokenizer, ctx)?, prompts)?;
+            let fits = self.too_long.fitting(&encoded, prompts, self.sampling.max_new_tokens, &config)?;
+            room::retain(prompts, &fits);
+        }
+        Ok(before - prompts.len())
+    }
+
     /// One line a prompt: its scores, averaged over its samples.
     fn scored(&self, script: &Script, prompts: &[Row], groups: &[Vec<Completed>]) -> Result<Vec<Line>> {
         let texts: Vec<String> = prompts.iter().map(prompt_text).collect();
@@ -157,10 +187,18 @@ impl Evaluate {
             for (completed, reward) in group.iter().zip(scores) {
                 line.length += completed.tokens.len() as f64 * share;
                 line.truncated += f64::from(u8::from(completed.truncated())) * share;
-                ensure!(!reward.parts.is_empty(), "`score` gave a number; the report card needs a map of named scores");
+                ensure!(
+                    !reward.parts.is_empty(),
+                    "`score` gave a number; the report card needs a map of named scores, such as `#{{ right: 1.0 }}`"
+                );
                 for (name, score) in &reward.parts {
                     let score = f64::from(*score);
-                    ensure!((0.0..=1.0).contains(&score), "`score` gave {name} = {score}, outside of 0 to 1");
+                    ensure!(
+                        (0.0..=1.0).contains(&score),
+                        "`score` gave {name} = {score}, outside of 0 to 1\nprompt: {}\ncompletion: {}",
+                        excerpt(&prompt_text(row)),
+                        excerpt(&completed.text)
+                    );
                     line.is_binary &= score == 0.0 || score == 1.0;
                     *line.scores.entry(name.clone()).or_default() += score * share;
                 }
@@ -175,7 +213,10 @@ impl Evaluate {
         match row.get(field) {
             Some(Value::String(value)) => Ok(value.clone()),
             Some(value) => Ok(value.to_string()),
-            None => anyhow::bail!("a prompt's row has no field `{field}` to divide the card by"),
+            None => {
+                let hint = engine::hint(field, row.keys().map(String::as_str), "it has").unwrap_or_default();
+                anyhow::bail!("a prompt's row has no field `{field}` to divide the card by; {hint}")
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     data::rows::{self, Row},
     inspection::{self, Plugin},
     script::{Keep, Script, Use},
+    text::room::excerpt,
 };
 
 /// Keeps the rows that a plugin wants, in their order. Why the others were dropped is in the node's metrics.
@@ -61,15 +62,23 @@ impl Stage for Filter {
         }
         let mut kept = Vec::with_capacity(total);
         let mut dropped = Dropped::default();
-        for (row, verdict) in rows.into_iter().zip(verdicts) {
+        let mut example = String::new();
+        for (i, (row, verdict)) in rows.into_iter().zip(verdicts).enumerate() {
             match verdict {
                 Keep::Yes => kept.push(row),
-                Keep::No(reason) => dropped.add(ctx, reason, row)?,
+                Keep::No(reason) => {
+                    if example.is_empty() {
+                        let row = excerpt(&serde_json::to_string(&row)?);
+                        let (given, hint) = (Dropped::given(&reason), Dropped::hint(&reason));
+                        example = format!("\nsuch as row {}, for which `keep` gave {given}: {row}{hint}", i + 1);
+                    }
+                    dropped.add(ctx, reason, row)?;
+                }
             }
         }
         dropped.record(ctx, kept.len())?;
         if kept.is_empty() {
-            bail!("`{}` keeps none of {total} rows{}", self.script.0.display(), dropped.list());
+            bail!("`{}` keeps none of {total} rows{}{example}", self.script.0.display(), dropped.list());
         }
         rows::write(ctx.output(), kept)?;
         Ok(())
@@ -84,13 +93,29 @@ impl Filter {
 
 /// How many rows went for each reason.
 #[derive(Default)]
-struct Dropped(BTreeMap<String, usize>);
+pub(crate) struct Dropped(BTreeMap<String, usize>);
 
 impl Dropped {
     /// Reasons with values in them are endless: what is told is the most frequent ones.
-    const TOLD: usize = 20;
+    pub(crate) const TOLD: usize = 20;
     /// Rows shown of each reason.
-    const SHOWN: usize = 3;
+    pub(crate) const SHOWN: usize = 3;
+    /// The reason where `keep` gave a bare `false`.
+    const NONE: &str = "no reason given";
+
+    /// What `keep` gave for this reason.
+    pub(crate) fn given(reason: &str) -> String {
+        if reason == Self::NONE { "`false`".into() } else { format!("\"{reason}\"") }
+    }
+
+    /// How reasons come to be told, where there is none.
+    pub(crate) fn hint(reason: &str) -> &'static str {
+        if reason == Self::NONE {
+            "\nhint: give the reason as a text in the place of `false`, and it is told here"
+        } else {
+            ""
+        }
+    }
 
     fn add(&mut self, ctx: &Context, reason: String, mut row: Row) -> Result<()> {
         let kinds = self.0.len();
@@ -169,7 +194,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = "fn keep(row) { if row.n % 3 == 0 { \"a third\" } else { \"no third\" } }";
         let error = filter(folder.path(), text, 10).unwrap_err().to_string();
-        assert_eq!(error, "`keep.rhai` keeps none of 10 rows\n  6 × no third\n  4 × a third");
+        assert_eq!(
+            error,
+            "`keep.rhai` keeps none of 10 rows\n  6 × no third\n  4 × a third\nsuch as row 1, for which `keep` gave \"a third\": {\"n\":0}"
+        );
+        let error = filter(folder.path(), "fn keep(row) { row.n > 10 }", 3).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`keep.rhai` keeps none of 3 rows\n  3 × no reason given\nsuch as row 1, for which `keep` gave `false`: \
+             {\"n\":0}\nhint: give the reason as a text in the place of `false`, and it is told here"
+        );
     }
 
     #[test]

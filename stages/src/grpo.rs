@@ -6,17 +6,19 @@
 //! step each, one inner epoch. Sampler and trainer share the weights' buffers; the log-probabilities of fresh
 //! samples are compared all the same, and a difference stops the run.
 
+mod findings;
 mod preset;
 mod rollout;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail, ensure};
-use engine::{Arity, Cancelled, Context, Finding, Footprint, Input, Problem, Prospects, Source, Stage};
+use engine::{Arity, Cancelled, Context, Finding, Footprint, Input, OtherName, Problem, Prospects, Source, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use findings::{Findings, Run};
 pub use preset::Preset;
 use rollout::Rollout;
 
@@ -32,6 +34,7 @@ use crate::{
         precision::Precision,
         weights::{self, Weights},
     },
+    other_names::OTHER_NAMES,
     random::Stream,
     rejection::as_sample,
     rl::{
@@ -41,8 +44,9 @@ use crate::{
     script::{Script, Use},
     text::{
         chat::Chat,
-        complete::{Speaker, prompt_text},
+        complete::{Speaker, endless, prompt_text},
         encode,
+        room::{self, LongPrompts, excerpt},
     },
     train::{
         batch::{Batch, micro_batches},
@@ -141,6 +145,9 @@ pub struct Grpo {
     #[serde(default = "tolerance")]
     #[schemars(range(min = 0.0))]
     pub logprob_tolerance: f32,
+    /// What happens to a prompt that leaves no room for `max_new_tokens` in the policy's context.
+    #[serde(default, skip_serializing_if = "LongPrompts::is_error")]
+    pub too_long: LongPrompts,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
     #[schemars(!skip_serializing_if)]
@@ -188,6 +195,8 @@ const REFERENCE: &str = "reference_";
 struct Notes {
     /// The step at which the reference policy was taken; at 0 it is the node's input.
     reference_of: u64,
+    #[serde(default)]
+    findings: Findings,
 }
 
 impl Stage for Grpo {
@@ -206,6 +215,7 @@ impl Stage for Grpo {
         ("logit_bias", OWN),
         ("sampling", "`temperature`, `max_new_tokens` and `stop` stand in the `with:` block itself"),
     ];
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn resolve(&mut self) {
@@ -253,14 +263,23 @@ impl Stage for Grpo {
         let is_adapted = checkpoint.adapter.is_some();
         checkpoint.tokenizer = self.template.apply(checkpoint.tokenizer, ctx)?;
         checkpoint.adopt(self.lora.as_ref(), ctx.seed("adapter"))?;
-        let prompts = rows::read_all(ctx.inputs("prompts"))?;
+        let mut prompts = rows::read_all(ctx.inputs("prompts"))?;
         ensure!(!prompts.is_empty(), "there are no prompts");
-        let decoder = checkpoint.to_device(&compute.place()?)?;
         let settings = self.in_force();
+        let mut encoded = encode::prompts(&checkpoint.tokenizer, &prompts)?;
+        let most = settings.sampling.max_new_tokens;
+        let fits = self.too_long.fitting(&encoded, &prompts, most, &checkpoint.config)?;
+        room::retain(&mut prompts, &fits);
+        room::retain(&mut encoded, &fits);
+        if prompts.len() < fits.len() {
+            ctx.record(0, &[("dropped_too_long", (fits.len() - prompts.len()) as f64)])?;
+        }
+        self.warn_at_the_start(&settings, &checkpoint, ctx)?;
+        let decoder = checkpoint.to_device(&compute.place()?)?;
         let mut training = Training {
             stage: self,
             script: Script::open_in(ctx, &self.reward, &self.params)?,
-            encoded: encode::prompts(&checkpoint.tokenizer, &prompts)?,
+            encoded,
             texts: prompts.iter().map(prompt_text).collect(),
             prompts,
             // The policy as it comes in: a new adapter adds nothing yet, one that it brought is part of it.
@@ -278,10 +297,28 @@ impl Stage for Grpo {
         while training.trainer.steps < training.settings.steps {
             training.phase()?;
         }
+        for text in training.told(Findings::sentences) {
+            ctx.warn(training.trainer.steps, &text)?;
+        }
         let Training { trainer: Trainer { decoder, memory, .. }, reference, .. } = training;
         drop((memory, reference));
         checkpoint.take(decoder)?;
         checkpoint.save_trained(policy, ctx.output())
+    }
+}
+
+impl Grpo {
+    /// Warns of what can be known before the first step.
+    fn warn_at_the_start(&self, settings: &Settings, checkpoint: &Checkpoint, ctx: &Context) -> Result<()> {
+        if settings.steps == 0 {
+            ctx.warn(0, "`steps` is 0: the policy comes out as it came in")?;
+        } else if settings.learning_rate == 0.0 {
+            ctx.warn(0, "`learning_rate` is 0: the policy comes out as it came in")?;
+        }
+        match endless(&checkpoint.tokenizer, &self.stop, &settings.sampling.stop_ids) {
+            Some(warning) => ctx.warn(0, &warning),
+            None => Ok(()),
+        }
     }
 }
 
@@ -333,6 +370,8 @@ impl Training<'_> {
             group.iter_mut().zip(advantages).for_each(|(rollout, advantage)| rollout.advantage = advantage);
         }
         self.refuse_truncation(&rollouts)?;
+        let first = self.trainer.steps + 1;
+        self.notes.findings.phase((first, first + minibatches - 1), &rollouts, dead == asked);
         let about = rollout::summary(&rollouts, dead as f64 / asked as f64);
         self.show(&rollouts[..group_size])?;
 
@@ -345,6 +384,8 @@ impl Training<'_> {
             let figures = self.step(&minibatch, i == 0)?;
             let trained: usize = minibatch.iter().map(|rollout| rollout.ids.len()).sum();
             let seconds = clock.elapsed().as_secs_f64() + sampled_s / minibatches as f64;
+            let vocabulary = self.checkpoint.config.vocab_size;
+            self.notes.findings.step(self.trainer.steps, figures["entropy"], figures["kl"], vocabulary);
             metrics.extend(figures);
             metrics.insert("tokens_per_s".into(), trained as f64 / seconds);
             metrics.insert("sampling_share".into(), sampled_s / minibatches as f64 / seconds);
@@ -360,6 +401,10 @@ impl Training<'_> {
             self.ctx.progress(self.trainer.steps, steps, message);
             self.refresh_reference()?;
         }
+        let mut findings = std::mem::take(&mut self.notes.findings);
+        let news = self.told_of(|run| findings.news(run));
+        self.notes.findings = findings;
+        news.iter().for_each(|text| self.ctx.notice(text));
         // Only between phases: the rollouts of a phase belong to a policy that a later step has left behind.
         if self.ctx.cancelled() {
             self.save()?;
@@ -369,6 +414,23 @@ impl Training<'_> {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// What there is to say of the findings so far.
+    fn told(&self, tell: impl FnOnce(&Findings, &Run) -> Vec<String>) -> Vec<String> {
+        self.told_of(|run| tell(&self.notes.findings, run))
+    }
+
+    fn told_of(&self, tell: impl FnOnce(&Run) -> Vec<String>) -> Vec<String> {
+        let path = &self.stage.reward.0;
+        let text = std::fs::read_to_string(self.ctx.root().join(path)).unwrap_or_default();
+        tell(&Run {
+            max_new_tokens: self.settings.sampling.max_new_tokens,
+            vocabulary: self.checkpoint.config.vocab_size,
+            has_kl_term: self.reference.is_some(),
+            token: &|id| self.checkpoint.tokenizer.decode(&[id]).unwrap_or_default(),
+            script: (&path.display().to_string(), &text),
+        })
     }
 
     /// Continues the picked prompts from the policy as it is; groups lie one after another.
@@ -443,7 +505,11 @@ impl Training<'_> {
             entropy += f64::from(entropies.sum().into_scalar::<f32>());
             accumulated.backward(&evaluated.loss);
         }
-        ensure!(loss.is_finite(), "the loss of step {} is {loss}", self.trainer.steps + 1);
+        ensure!(
+            loss.is_finite(),
+            "the loss of step {} is {loss}: a lower `learning_rate` is the usual mend",
+            self.trainer.steps + 1
+        );
         let learning_rate = Schedule {
             peak: self.settings.learning_rate,
             warmup: self.stage.warmup.of(self.settings.steps),
@@ -498,14 +564,20 @@ impl Training<'_> {
     fn refuse_truncation(&self, rollouts: &[Rollout]) -> Result<()> {
         let cut = rollouts.iter().filter(|rollout| rollout.completed.truncated()).count();
         let share = cut as f64 / rollouts.len() as f64;
+        let example = rollouts.iter().find(|rollout| rollout.completed.truncated());
+        let example = example.map(|rollout| {
+            let (prompt, text) = (&self.texts[rollout.row], &rollout.completed.text);
+            format!("\nprompt: {}\ncompletion: {}", excerpt(prompt), excerpt(text))
+        });
         ensure!(
             share <= self.stage.max_truncated,
             "{cut} of {} completions of step {} were cut off at `max_new_tokens: {}`, a larger share than `max_truncated: {}`; \
-             give them more tokens, or raise `max_truncated` where that is meant",
+             give them more tokens, or raise `max_truncated` where that is meant{}",
             rollouts.len(),
             self.trainer.steps + 1,
             self.settings.sampling.max_new_tokens,
-            self.stage.max_truncated
+            self.stage.max_truncated,
+            example.unwrap_or_default()
         );
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod bench;
+mod other_names;
 mod registry;
 
 pub mod answer;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Cancelled, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Cancelled, Context, Finding, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::{
     footprint::Work,
     kernels,
     nn::decoder::Decoder,
+    other_names::OTHER_NAMES,
     text::{
         chat::Chat,
         complete::Policy,
@@ -55,6 +56,7 @@ impl Stage for Logprobs {
         Input { name: "rows", kinds: &["rows"], arity: Arity::Many, about: "Text, ids, or prompts with completions." },
     ];
     const OUTPUT: &'static str = "rows";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {

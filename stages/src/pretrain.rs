@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use anyhow::{Result, ensure};
-use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use crate::{
     data::{checkpoint::Checkpoint, rows},
     device::Compute,
     footprint::{self, Examples, Learned, Learner, TooLong, Work},
+    other_names::OTHER_NAMES,
     random::Stream,
     text::{
         chat::Chat,
@@ -117,6 +118,7 @@ impl Stage for Pretrain {
         Input { name: "validation", kinds: &["rows"], arity: Arity::Optional, about: "Text to measure the loss on." },
     ];
     const OUTPUT: &'static str = "checkpoint";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn inspect(&self, compute: &Compute, inputs: &Prospects) -> Vec<Finding> {
@@ -266,7 +268,13 @@ mod tests {
         // A block may hold more than the context; a document in it may not: 64 and 36 of a hundred.
         let told = trained(&[100], json!({ "steps": 1, "packing": "best_fit", "block": 200 })).unwrap();
         assert_eq!((told[0]["blocks"].as_f64(), told[0]["block_fill"].as_f64()), (Some(1.0), Some(0.5)));
-        assert!(trained(&[100], json!({ "steps": 1 })).is_err(), "unpacked it is too long");
+        let unpacked = trained(&[100], json!({ "steps": 1 })).unwrap_err().to_string();
+        assert!(
+            unpacked.contains(
+                "tokens, more than the model's context of 64\nhint: `packing: best_fit` splits longer documents"
+            ),
+            "{unpacked}"
+        );
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Rejection sampling as a node: what a policy says and a script keeps becomes training data.
 
 use anyhow::Result;
-use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{data::rows, device::Compute, footprint::Work, rejection::Rejection, sample, text::complete::Policy};
+use crate::{data::rows, sample, device::Compute, footprint::Work, other_names::OTHER_NAMES, rejection::Rejection, text::complete::Policy};
 
 /// Samples every prompt several times and keeps what a script accepts (DeepSeek-R1, section 2.3.3).
 ///
@@ -24,6 +24,7 @@ impl Stage for Reject {
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
     ];
     const OUTPUT: &'static str = "rows";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
@@ -45,7 +46,7 @@ impl Stage for Reject {
     fn run(&self, compute: &Compute, ctx: &Context) -> Result<()> {
         let policy = Policy::open(&ctx.input("policy")?.path, compute)?.writing(&self.0.template, ctx)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
-        rows::write(ctx.output(), self.0.rows(&policy, &prompts, compute, ctx)?)?;
+        rows::write(ctx.output(), self.0.rows(&policy, prompts, compute, ctx)?)?;
         Ok(())
     }
 }

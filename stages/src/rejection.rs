@@ -13,12 +13,14 @@ use crate::{
     data::rows::Row,
     decode::Sampling,
     device::Compute,
+    filter::Dropped,
     inspection::{self, Plugin},
     sample::answered,
     script::{Keep, Sample, Script, Use},
     text::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows, prompt_text},
+        room::{LongPrompts, excerpt},
     },
 };
 
@@ -44,6 +46,9 @@ pub struct Rejection {
     /// Texts that end a completion, beside the end-of-sequence tokens.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// What happens to a prompt that leaves no room for `max_new_tokens` in the model's context.
+    #[serde(default, skip_serializing_if = "LongPrompts::is_error")]
+    pub too_long: LongPrompts,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]
     #[schemars(!skip_serializing_if)]
@@ -67,14 +72,17 @@ impl Rejection {
     }
 
     /// Samples all prompts and returns the kept rows. Records how many were sampled, kept and dropped for each
-    /// reason, and how many prompts kept nothing.
+    /// reason, how many prompts kept nothing or were too long, and a few completions of each reason.
     ///
     /// # Errors
     /// As sampling and the plugin; when not one completion is kept.
-    pub fn rows(&self, policy: &Policy, prompts: &[Row], compute: &Compute, ctx: &Context) -> Result<Vec<Row>> {
+    pub fn rows(&self, policy: &Policy, prompts: Vec<Row>, compute: &Compute, ctx: &Context) -> Result<Vec<Row>> {
         let script = Script::open_in(ctx, &self.keep, &self.params)?;
         let speaker = policy.speaker(&self.sampling, &self.stop, compute);
-        let groups = complete_rows(speaker, prompts, self.samples, ctx.seed("sampling"), "sampling", ctx)?;
+        let asked = speaker.prompts(prompts, self.too_long)?;
+        let groups = complete_rows(speaker, &asked, self.samples, ctx.seed("sampling"), "sampling", ctx)?;
+        speaker.warn_of_cut_off(&groups, "", ctx)?;
+        let prompts = &asked.rows;
         let texts: Vec<String> = prompts.iter().map(prompt_text).collect();
         let samples: Vec<Sample> = prompts
             .iter()
@@ -89,6 +97,7 @@ impl Rejection {
         let mut kept = Vec::new();
         let mut verdicts = verdicts.into_iter();
         let mut without = 0;
+        let mut example = None;
         for (prompt, group) in prompts.iter().zip(&groups) {
             let mut texts: Vec<&str> = Vec::new();
             for (index, completed) in group.iter().enumerate() {
@@ -104,7 +113,16 @@ impl Rejection {
                         continue;
                     }
                 };
-                *reasons.entry(reason).or_default() += 1;
+                let kinds = reasons.len();
+                let count = reasons.entry(reason.clone()).or_default();
+                *count += 1;
+                if *count <= Dropped::SHOWN && kinds <= Dropped::TOLD {
+                    let mut row = answered(prompt, completed, index);
+                    row.shift_remove("completion_ids");
+                    row.insert("dropped".into(), reason.clone().into());
+                    ctx.sample(0, row)?;
+                }
+                example.get_or_insert((reason, prompt, completed));
             }
             without += usize::from(texts.is_empty());
         }
@@ -113,18 +131,41 @@ impl Rejection {
             ("kept".into(), kept.len() as f64),
             ("prompts_without".into(), without as f64),
         ];
-        metrics.extend(reasons.into_iter().map(|(reason, count)| (format!("dropped: {reason}"), count as f64)));
+        if asked.dropped > 0 {
+            metrics.push(("dropped_too_long".into(), asked.dropped as f64));
+        }
+        metrics.extend(reasons.iter().map(|(reason, count)| (format!("dropped: {reason}"), *count as f64)));
         let metrics: Vec<(&str, f64)> = metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         ctx.record(0, &metrics)?;
         if kept.is_empty() {
-            let reasons: Vec<String> = metrics[3..]
-                .iter()
-                .map(|(reason, count)| format!("{count} {}", reason.trim_start_matches("dropped: ")))
-                .collect();
-            anyhow::bail!("of {} completions not one was kept: {}", samples.len(), reasons.join(", "));
+            let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let example = example.map(|(reason, prompt, completed)| shown(&reason, prompt, completed));
+            anyhow::bail!(
+                "of {} completions not one was kept: {}{}",
+                samples.len(),
+                reasons.join(", "),
+                example.unwrap_or_default()
+            );
         }
         Ok(kept)
     }
+}
+
+/// A completion that was dropped, with what `keep` gave for it.
+fn shown(reason: &str, prompt: &Row, completed: &Completed) -> String {
+    let cut = if completed.truncated() { ", cut off" } else { "" };
+    let mut text = format!(
+        "\nsuch as this one of {} tokens{cut}, for which `keep` gave {}\nprompt: {}\ncompletion: {}",
+        completed.tokens.len(),
+        Dropped::given(reason),
+        excerpt(&prompt_text(prompt)),
+        excerpt(&completed.text)
+    );
+    if let Some(answer) = prompt.get("answer") {
+        let answer = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
+        text += &format!("\nanswer: {}", excerpt(&answer));
+    }
+    text + Dropped::hint(reason)
 }
 
 /// A completion as plugins see it.

@@ -1,7 +1,7 @@
 //! Lets a policy answer prompts, and writes down what it said. Judges nothing.
 
 use anyhow::Result;
-use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,9 +12,11 @@ use crate::{
     device::Compute,
     footprint::Work,
     inspection,
+    other_names::OTHER_NAMES,
     text::{
         chat::Chat,
         complete::{Completed, Policy, complete_rows},
+        room::LongPrompts,
     },
 };
 
@@ -31,6 +33,9 @@ pub struct Sample {
     pub stop: Vec<String>,
     /// Also writes `logprobs`, one a token.
     pub logprobs: bool,
+    /// What happens to a prompt that leaves no room for `max_new_tokens` in the model's context.
+    #[serde(skip_serializing_if = "LongPrompts::is_error")]
+    pub too_long: LongPrompts,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]
     #[schemars(!skip_serializing_if)]
@@ -39,7 +44,14 @@ pub struct Sample {
 
 impl Default for Sample {
     fn default() -> Self {
-        Self { samples: 1, sampling: Sampling::default(), stop: Vec::new(), logprobs: false, template: Chat::default() }
+        Self {
+            samples: 1,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            logprobs: false,
+            too_long: LongPrompts::default(),
+            template: Chat::default(),
+        }
     }
 }
 
@@ -52,6 +64,7 @@ impl Stage for Sample {
         Input { name: "prompts", kinds: &["rows"], arity: Arity::Many, about: "What is asked." },
     ];
     const OUTPUT: &'static str = "rows";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn footprint(&self, compute: &Compute, inputs: &Prospects) -> Option<Footprint> {
@@ -75,19 +88,21 @@ impl Stage for Sample {
         let policy = Policy::open(&ctx.input("policy")?.path, compute)?.writing(&self.template, ctx)?;
         let prompts = rows::read_all(ctx.inputs("prompts"))?;
         let speaker = policy.speaker(&self.sampling, &self.stop, compute);
+        let prompts = speaker.prompts(prompts, self.too_long)?;
         let groups = complete_rows(speaker, &prompts, self.samples, ctx.seed("sampling"), "sampling", ctx)?;
         let all: Vec<&Completed> = groups.iter().flatten().collect();
         let share = |test: &dyn Fn(&Completed) -> f64| all.iter().map(|one| test(one)).sum::<f64>() / all.len() as f64;
         if !all.is_empty() {
-            ctx.record(
-                0,
-                &[
-                    ("truncated", share(&|one| if one.truncated() { 1.0 } else { 0.0 })),
-                    ("tokens", share(&|one| one.tokens.len() as f64)),
-                ],
-            )?;
+            let mut figures = vec![
+                ("truncated", share(&|one| if one.truncated() { 1.0 } else { 0.0 })),
+                ("tokens", share(&|one| one.tokens.len() as f64)),
+            ];
+            if prompts.dropped > 0 {
+                figures.push(("dropped_too_long", prompts.dropped as f64));
+            }
+            ctx.record(0, &figures)?;
         }
-        let answered = prompts.iter().zip(&groups).flat_map(|(prompt, group)| {
+        let answered = prompts.rows.iter().zip(&groups).flat_map(|(prompt, group)| {
             group.iter().enumerate().map(|(i, completed)| self.answered(prompt, completed, i))
         });
         rows::write(ctx.output(), answered)?;

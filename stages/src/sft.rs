@@ -4,19 +4,21 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::{Result, bail, ensure};
-use engine::{Arity, Context, Finding, Footprint, Input, Problem, Prospects, Stage};
+use engine::{Arity, Context, Finding, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     data::{checkpoint::Checkpoint, rows, rows::Row},
     device::Compute,
     footprint::{self, Examples, Learned, Learner, Work},
     nn::{config::Config, lora::Lora},
+    other_names::OTHER_NAMES,
     text::{
         chat::Chat,
         encode::{self, Example, LossOn},
+        room::excerpt,
     },
     train::{
         best::{Keep, Patience},
@@ -136,6 +138,7 @@ impl Stage for Sft {
         Input { name: "validation", kinds: &["rows"], arity: Arity::Optional, about: "Rows to measure the loss on." },
     ];
     const OUTPUT: &'static str = "checkpoint";
+    const OTHER_NAMES: &'static [OtherName] = OTHER_NAMES;
     type Settings = Compute;
 
     fn resolve(&mut self) {
@@ -201,7 +204,7 @@ impl Sft {
         checkpoint.adopt(self.lora.as_ref(), ctx.seed("adapter"))?;
         let examples = |rows: &[Row], name: &str| -> Result<Fitting> {
             let examples = encode::examples(&checkpoint.tokenizer, rows, self.loss)?;
-            self.fitting(examples, &checkpoint.config, name)
+            self.fitting(examples, rows, &checkpoint.config, name)
         };
         let (Fitting { examples, counted }, held_out) =
             (examples(rows, "rows")?, examples(held_out, "validation")?.examples);
@@ -242,8 +245,10 @@ impl Sft {
     }
 
     /// The examples as they fit.
-    fn fitting(&self, examples: Vec<Example>, config: &Config, name: &str) -> Result<Fitting> {
+    fn fitting(&self, examples: Vec<Example>, rows: &[Row], config: &Config, name: &str) -> Result<Fitting> {
         let most = self.longest(config);
+        let count = examples.iter().filter(|example| example.ids.len() > most).count();
+        let shown = |i: usize| rows.get(i).map(|row| excerpt(&json!(row).to_string())).unwrap_or_default();
         let mut fitting = Fitting::default();
         for (i, mut example) in examples.into_iter().enumerate() {
             if example.ids.len() <= most {
@@ -253,8 +258,16 @@ impl Sft {
             match self.too_long {
                 TooLong::Error => {
                     let row = format!("row {} of `{name}`", i + 1);
-                    config.check_length(example.ids.len() - 1, &row)?;
-                    bail!("{row} has {} tokens, more than `max_tokens: {most}`", example.ids.len());
+                    let error = match config.check_length(example.ids.len() - 1, &row) {
+                        Err(error) => error.to_string(),
+                        Ok(()) => format!("{row} has {} tokens, more than `max_tokens: {most}`", example.ids.len()),
+                    };
+                    bail!(
+                        "{error}; {count} of {} rows are too long\nrow: {}\nhint: `too_long` says what becomes of such \
+                         rows: `drop`, `truncate` or `split`",
+                        rows.len(),
+                        shown(i)
+                    );
                 }
                 TooLong::Drop => fitting.count("dropped_too_long"),
                 TooLong::Truncate => {
@@ -272,9 +285,10 @@ impl Sft {
                     ensure!(
                         !example.trained.contains(&false),
                         "row {} of `{name}` has {} tokens and {most} fit, but it is not learned whole, and a part without \
-                         its prompt would be answers to nothing: choose another `too_long`, or `loss: all`",
+                         its prompt would be answers to nothing: choose another `too_long`, or `loss: all`\nrow: {}",
                         i + 1,
-                        example.ids.len()
+                        example.ids.len(),
+                        shown(i)
                     );
                     fitting.count("split");
                     fitting.examples.extend(example.windows(most - 1));
@@ -316,7 +330,8 @@ mod tests {
     /// A context of four: five tokens fit, for the last is never read.
     fn fitting(sft: Sft, examples: Vec<Example>) -> Result<Fitting> {
         let shape = Shape { layers: 1, hidden: 16, heads: 2, context: 4, ffn: Some(32), ..Shape::default() };
-        sft.fitting(examples, &shape.config(10).unwrap(), "rows")
+        let rows = vec![json!({ "text": "1+1" }).as_object().unwrap().clone(); examples.len()];
+        sft.fitting(examples, &rows, &shape.config(10).unwrap(), "rows")
     }
 
     #[test]
@@ -324,7 +339,12 @@ mod tests {
         let fitting =
             |too_long| fitting(Sft { too_long, ..Sft::default() }, vec![example(2, 3), example(2, 4), example(5, 1)]);
         let refused = fitting(TooLong::Error).err().unwrap().to_string();
-        assert_eq!(refused, "row 2 of `rows` has 5 tokens, more than the model's context of 4");
+        assert_eq!(
+            refused,
+            "row 2 of `rows` has 5 tokens, more than the model's context of 4; 2 of 3 rows are too long\n\
+             row: {\"text\":\"1+1\"}\n\
+             hint: `too_long` says what becomes of such rows: `drop`, `truncate` or `split`"
+        );
 
         let dropped = fitting(TooLong::Drop).unwrap();
         assert_eq!(dropped.examples, [example(2, 3)]);
@@ -345,7 +365,7 @@ mod tests {
         assert_eq!(
             split(vec![example(2, 4)]).err().unwrap().to_string(),
             "row 1 of `rows` has 6 tokens and 5 fit, but it is not learned whole, and a part without its prompt would \
-             be answers to nothing: choose another `too_long`, or `loss: all`"
+             be answers to nothing: choose another `too_long`, or `loss: all`\nrow: {\"text\":\"1+1\"}"
         );
     }
 
@@ -353,9 +373,11 @@ mod tests {
     fn max_tokens_is_a_limit_below_the_context_and_never_above() {
         let limited = |max_tokens| Sft { max_tokens: Some(max_tokens), ..Sft::default() };
         let refused = fitting(limited(3), vec![example(1, 2), example(1, 3)]).err().unwrap();
-        assert_eq!(refused.to_string(), "row 2 of `rows` has 4 tokens, more than `max_tokens: 3`");
+        let said = refused.to_string();
+        assert!(said.starts_with("row 2 of `rows` has 4 tokens, more than `max_tokens: 3`; 1 of 2 rows"), "{said}");
         let refused = fitting(limited(100), vec![example(1, 5)]).err().unwrap();
-        assert_eq!(refused.to_string(), "row 1 of `rows` has 5 tokens, more than the model's context of 4");
+        let said = refused.to_string();
+        assert!(said.starts_with("row 1 of `rows` has 5 tokens, more than the model's context of 4; 1 of 1"), "{said}");
     }
 
     /// Rows of sums, a policy that knows their characters, and what a run of the stage records.

@@ -25,3 +25,4 @@ mod reuse;
 mod schema;
 mod serve;
 mod stories;
+mod warnings;

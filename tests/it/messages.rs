@@ -53,6 +53,62 @@ fn a_filter_of_other_programs_is_refused_in_grpo_with_the_reason() {
 }
 
 #[test]
+fn names_of_other_programs_are_answered_with_those_of_this_one() {
+    let project = project();
+    project.write("r.rhai", "fn reward(sample) { 1.0 }\n");
+    for (with, hint) in [
+        ("lr: 1e-4", "`lr` is `learning_rate` here"),
+        ("beta: 0", "`beta` is `kl_coef` here"),
+        ("kl_beta: 0", "`kl_beta` is `kl_coef` here"),
+        ("num_generations: 8", "`num_generations` is `group_size` here"),
+        ("epsilon: 0.2", "`epsilon` is `clip_high` here; the other side of the ratio has its own, `clip_low`"),
+        ("rollout: { n: 8 }", "`rollout.n` is `group_size` here"),
+        (
+            "actor: { optim: { lr: 1 }, kl_loss_coef: 0 }",
+            "`actor.optim.lr` is `learning_rate` here; `actor.kl_loss_coef` is `kl_coef` here",
+        ),
+        ("optimizer: { max_norm: 1 }", "`optimizer` is `optimiser` here"),
+        ("optimiser: { adam_beta2: 0.9 }", "`optimiser.adam_beta2` is `optimiser.beta2` here"),
+        ("lora: { r: 8 }", "`lora.r` is `lora.rank` here"),
+        ("learning_rate_schedule: cosine", "`learning_rate_schedule` is `decay` here"),
+        ("max_completion_length: 9", "`max_completion_length` is `max_new_tokens` here"),
+        ("num_train_epochs: 1", "`num_train_epochs` is `steps` here; it counts optimiser steps"),
+        (
+            "gradient_checkpointing: true",
+            "`gradient_checkpointing` is `activations` here, a setting: write it below `run:`",
+        ),
+    ] {
+        project.write("g.yaml", &format!("nodes:\n  g: {{ stage: grpo, with: {{ reward: r.rhai, {with} }} }}\n"));
+        let said = project.mashbill("check g.yaml");
+        assert_eq!(said.code, Some(2));
+        assert!(said.stderr.contains(hint), "{with}: {}", said.stderr);
+    }
+}
+
+#[test]
+fn a_filter_that_keeps_nothing_shows_a_row_and_what_it_gave() {
+    let project = project();
+    project.write("keep.rhai", "fn keep(row) { row.n > 5 }\n");
+    project.write(
+        "p.yaml",
+        "nodes:\n  numbers: { stage: load, with: { path: numbers.jsonl } }\n  \
+         few: { stage: filter, inputs: { rows: numbers }, with: { script: keep.rhai } }\n",
+    );
+    let said = project.mashbill("run p.yaml");
+    assert_eq!(said.code, Some(1));
+    let told = "  `keep.rhai` keeps none of 1 rows\n    1 × no reason given\n  such as row 1, for which `keep` gave `false`: \
+                {\"n\":1}\n  hint: give the reason as a text in the place of `false`, and it is told here\n";
+    assert!(said.stderr.ends_with(told), "{}", said.stderr);
+    project.write("keep.rhai", "fn keep(row) { row.nn > 5 }\n");
+    let said = project.mashbill("run p.yaml");
+    assert!(
+        said.stderr.contains("no field `nn`") && said.stderr.contains("help: did you mean `n`?"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
 fn a_right_pipeline_is_told_in_one_line() {
     let said = project().mashbill("check p.yaml");
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));

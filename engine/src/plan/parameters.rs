@@ -7,11 +7,14 @@ use serde_json::Value;
 
 use crate::{
     code,
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, Span},
     plan::{NodeSource, World},
     registry::{Registered, StageInfo, Unfit, Work},
     schema::{self, Subject},
-    spec::{NodeSpec, tree::Tree},
+    spec::{
+        NodeSpec,
+        tree::{Key, Tree},
+    },
     stage::Problem,
     suggestion,
 };
@@ -100,9 +103,40 @@ fn point_to_the_other_block(mistake: &mut Diagnostic, node: &NodeSpec, stage: &S
     if let Some(input) = misplaced {
         mistake.hint = Some(format!("`{}` is an input: write it below `inputs:`", input.name));
     }
+    for tree in [&node.with, &node.run] {
+        if let Some((path, value)) = written_at(tree, &mistake.primary.span, "") {
+            // A block that has no counterpart here may hold what has one.
+            let leaves = || leaves(value, &path).iter().filter_map(|path| stage.called(path)).collect::<Vec<_>>();
+            let hints = stage.called(&path).map_or_else(leaves, |hint| vec![hint]);
+            if !hints.is_empty() {
+                mistake.hint = Some(hints.join("; "));
+            }
+        }
+    }
     if let Some((_, reason)) = stage.left_out.iter().find(|(name, _)| is_at(&node.with, name)) {
         mistake.hint = Some((*reason).into());
     }
+}
+
+/// The key that is written at the place: its path below the tree, and what it holds.
+fn written_at<'a>(tree: &'a Tree, span: &Span, path: &str) -> Option<(String, &'a Tree)> {
+    tree.entries().iter().find_map(|(key, value)| {
+        let path = below(path, &key.name);
+        if key.span == *span { Some((path, value)) } else { written_at(value, span, &path) }
+    })
+}
+
+/// The paths of all that a block holds which is no block itself.
+fn leaves(tree: &Tree, path: &str) -> Vec<String> {
+    let inside = |(key, value): &(Key, Tree)| match value.entries() {
+        [] => vec![below(path, &key.name)],
+        _ => leaves(value, &below(path, &key.name)),
+    };
+    tree.entries().iter().flat_map(inside).collect()
+}
+
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// What the stage itself says of its parameters, at the place of the one it names. `block`: as written, and in force.

@@ -174,6 +174,7 @@ impl Job<'_> {
         let inputs = self.node.inputs.iter().zip(&self.inputs);
         let inputs = inputs.map(|(input, all)| (input.name.clone(), all.iter().map(artifact).collect())).collect();
         let (watch, name) = (options.watch.clone(), self.node.name.clone());
+        let (warned, warner) = (options.watch.clone(), self.node.name.clone());
         Ok(Context {
             root: plan.root.clone(),
             inputs,
@@ -186,6 +187,8 @@ impl Job<'_> {
             env: self.node.env.clone(),
             cancel: options.cancel.by(deadline),
             watch: Box::new(move |progress| watch(&Event::Progress { node: &name, progress: &progress })),
+            warned: Box::new(move |text| warned(&Event::Warned { node: &warner, text })),
+            told: Mutex::default(),
             files: Mutex::default(),
             step: Mutex::default(),
         })

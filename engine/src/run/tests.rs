@@ -374,6 +374,7 @@ fn events_tell_start_progress_and_end_of_each_node() {
                 Event::Progress { node, progress } => {
                     format!("{node} {}/{} {}", progress.done, progress.total, progress.message)
                 }
+                Event::Warned { node, text } => format!("{node} warns: {text}"),
                 Event::Finished(report) => format!("{} {}", report.node, report.outcome),
             });
         }

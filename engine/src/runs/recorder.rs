@@ -18,7 +18,7 @@ use crate::{
     plan::Plan,
     report::{NodeReport, Outcome, Report},
     run::{Event, Watch},
-    store::{Store, StoreError},
+    store::{Artifact, Store, StoreError},
 };
 
 /// How far apart two lines of progress of one node are at least.
@@ -179,6 +179,7 @@ impl Lines {
                 }
                 self.tell(progress_line(node, progress));
             }
+            Event::Warned { node, text } => self.tell(json!({ "event": "warned", "node": node, "text": text })),
             Event::Finished(report) => {
                 if let Some((_, Some(progress))) = self.progress.remove(&report.node) {
                     self.tell(progress_line(&report.node, &progress));
@@ -187,6 +188,7 @@ impl Lines {
                 self.tell(json!({
                     "event": "finished", "node": node.node, "stage": node.stage, "outcome": node.outcome,
                     "seconds": node.seconds, "fingerprint": node.fingerprint, "error": node.error,
+                    "warnings": node.warnings,
                 }));
                 if matches!(report.outcome, Outcome::Reused) {
                     return;
@@ -232,5 +234,6 @@ fn node_record(report: &NodeReport) -> NodeRecord {
         fingerprint: report.artifact.as_ref().map(|artifact| artifact.fingerprint),
         reasons: report.reasons.iter().map(ToString::to_string).collect(),
         error,
+        warnings: report.artifact.as_ref().map(Artifact::warnings).unwrap_or_default(),
     }
 }

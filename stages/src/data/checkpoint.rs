@@ -41,16 +41,25 @@ impl Checkpoint {
     /// # Errors
     /// Names the file, key or tensor that is missing or wrong.
     pub fn open(folder: &Path) -> Result<Self> {
+        let (config, tokenizer) = Self::open_without_weights(folder)?;
+        let weights = weights::read(folder, &config)?;
+        let has_adapter = folder.join(adapter::CONFIG).exists();
+        let adapter = if has_adapter { Some(adapter::read(folder, &config)?) } else { None };
+        Ok(Self { config, weights, tokenizer, adapter })
+    }
+
+    /// What a prompt must fit, without reading the weights.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_without_weights(folder: &Path) -> Result<(Config, Tokenizer)> {
         let path = folder.join("config.json");
         let text =
             regular::text(&path, regular::CONFIG_BYTES).with_context(|| format!("reading {}", path.display()))?;
         let config = Config::from_hf(&text).with_context(|| format!("reading {}", path.display()))?;
         let tokenizer = Tokenizer::open(folder)?;
         ensure_in_vocabulary(&config, &tokenizer).with_context(|| format!("opening {}", folder.display()))?;
-        let weights = weights::read(folder, &config)?;
-        let has_adapter = folder.join(adapter::CONFIG).exists();
-        let adapter = if has_adapter { Some(adapter::read(folder, &config)?) } else { None };
-        Ok(Self { config, weights, tokenizer, adapter })
+        Ok((config, tokenizer))
     }
 
     /// Moves the policy to a device. Its weights are no longer here: a copy on the host would be held all through a

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::{
     bench::{Bench, devices, prompts, toy_checkpoint},
-    nn::recompute::Activations,
+    nn::{recompute::Activations, shape::Shape},
+    text::train::{self, Special},
 };
 
 const FAIR: &str = "fn reward(sample) { if sample.completion.len() % 2 == 0 { 1.0 } else { 0.0 } }";
@@ -48,6 +49,13 @@ impl Toy {
 
     fn complaint(&self, changes: Value) -> String {
         self.bench.message(&self.run(changes).expect_err("the stage was meant to fail"))
+    }
+
+    /// What stays with the result as warnings.
+    fn warnings(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.bench.path("records/warnings.jsonl")).unwrap_or_default();
+        let line = |line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned();
+        text.lines().map(line).collect()
     }
 
     fn metrics(&self) -> Vec<Value> {
@@ -127,6 +135,57 @@ fn a_run_samples_and_learns_on_every_device_in_f32_and_in_bf16() {
 }
 
 #[test]
+fn a_policy_that_cannot_end_a_completion_is_warned_of() {
+    let toy = Toy::new(FAIR);
+    // As `toy_checkpoint`, with a tokenizer that has no end.
+    let special = Special { pad: Some("<pad>".into()), eos: None, whole: Vec::new() };
+    let tokenizer = train::characters(&["0123456789+=".into()], &special).unwrap();
+    let mut shape = Shape { layers: 1, hidden: 16, heads: 2, context: 64, ..Shape::default() };
+    shape.resolve();
+    let config = shape.config(tokenizer.vocab_size()).unwrap();
+    let weights = weights::init(&config, 3, 0.06);
+    std::fs::remove_dir_all(&toy.policy).unwrap();
+    std::fs::create_dir_all(&toy.policy).unwrap();
+    Checkpoint { config, weights, tokenizer, adapter: None }.save(&toy.policy).unwrap();
+    toy.run(json!({})).unwrap();
+    assert_eq!(
+        toy.warnings()[0],
+        "the tokenizer has no end-of-sequence token and `stop` is empty: every completion runs to `max_new_tokens`"
+    );
+    let ended = Toy { bench: Bench::new(), policy: toy.policy.clone(), prompts: toy.prompts.clone() };
+    ended.bench.file("reward.rhai", FAIR);
+    ended.run(json!({ "stop": ["1"] })).unwrap();
+    assert!(!ended.warnings().iter().any(|warning| warning.contains("end-of-sequence")), "{:?}", ended.warnings());
+}
+
+#[test]
+fn prompts_without_room_stop_the_run_or_are_left_out() {
+    let toy = Toy::new(FAIR);
+    let long = "1".repeat(60);
+    let prompts = toy.bench.rows("prompts", &prompts(["1+1=".into(), long, "2+2=".into(), "3+3=".into()]));
+    let toy = Toy { prompts, ..toy };
+    let complaint = toy.complaint(json!({}));
+    assert!(
+        complaint.starts_with(
+            "prompt 2 with its completion has 68 tokens, more than the model's context of 64: its own 60 and \
+             `max_new_tokens: 8`; 1 of 4 prompts are too long\nprompt: 1111"
+        ),
+        "{complaint}"
+    );
+    assert!(complaint.contains("hint: `too_long: drop` leaves such prompts out"), "{complaint}");
+    toy.run(json!({ "too_long": "drop" })).unwrap();
+    assert_eq!(toy.metrics()[0], json!({ "step": 0, "dropped_too_long": 1.0 }));
+}
+
+#[test]
+fn the_default_of_too_long_is_no_fact() {
+    for text in [r#"{ "reward": "r.rhai" }"#, r#"{ "reward": "r.rhai", "too_long": "error" }"#] {
+        let stage: Grpo = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_value(&stage).unwrap().get("too_long"), None);
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes() {
     let weights = |toy: &Toy| std::fs::read(toy.run(json!({})).unwrap().join("model.safetensors")).unwrap();
     assert_eq!(weights(&Toy::new(FAIR)), weights(&Toy::new(FAIR)));
@@ -160,6 +219,7 @@ fn completions_that_are_all_cut_off_stop() {
         ),
         "{complaint}"
     );
+    assert!(complaint.contains("\nprompt: ") && complaint.contains("\ncompletion: "), "{complaint}");
 }
 
 #[test]

@@ -26,6 +26,20 @@ pub struct Mistake {
     pub hint: Option<String>,
     /// What the plugin was given, and through which calls it went: name and value.
     pub notes: Vec<(&'static str, String)>,
+    /// The field that is not there, and the name of what it was read from where that is a variable.
+    missing: Option<(String, Option<String>)>,
+}
+
+/// What a note says, and the fields of what it shows.
+pub(super) struct Note {
+    text: String,
+    fields: Vec<String>,
+}
+
+impl From<String> for Note {
+    fn from(text: String) -> Self {
+        Self { text, fields: Vec::new() }
+    }
 }
 
 impl std::error::Error for Error {}
@@ -41,7 +55,7 @@ impl Deref for Error {
 impl Error {
     pub(super) fn new(message: impl Into<String>, file: &str) -> Self {
         let (message, file) = (message.into(), file.into());
-        Self(Box::new(Mistake { message, file, place: None, hint: None, notes: Vec::new() }))
+        Self(Box::new(Mistake { message, file, place: None, hint: None, notes: Vec::new(), missing: None }))
     }
 
     pub(super) fn hint(mut self, hint: impl Into<Option<String>>) -> Self {
@@ -49,9 +63,32 @@ impl Error {
         self
     }
 
-    pub(super) fn note(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.0.notes.push((name, value.into()));
+    pub(super) fn note(mut self, name: &'static str, value: impl Into<Note>) -> Self {
+        let Note { text, fields } = value.into();
+        self.0.notes.push((name, text));
+        if !fields.is_empty() {
+            self.suggest_field(&fields, |field| format!("`{field}`"));
+        }
         self
+    }
+
+    /// Turns a field that is not there into the one that was probably meant, of those that are. Without that, to read it
+    /// with a default would hide the slip: every sample would get the default.
+    fn suggest_field(&mut self, fields: &[String], written: impl Fn(&str) -> String) {
+        let Some((wanted, read_from)) = &self.0.missing else { return };
+        if read_from.as_deref() == Some("params") {
+            self.0.hint = Some("`params` holds what the node's `params:` says".into());
+            return;
+        }
+        let names = || fields.iter().map(String::as_str);
+        self.0.hint = Some(match nearest(wanted, names()) {
+            Some(near) => format!("did you mean {}?", written(near)),
+            None => format!(
+                "there are {}; a field that only some have is read with `.get(\"{wanted}\")`, which gives `()` where it is \
+                 not there",
+                names().map(written).collect::<Vec<_>>().join(", ")
+            ),
+        });
     }
 
     pub(super) fn in_function(self, function: &str) -> Self {
@@ -67,8 +104,22 @@ impl Error {
     }
 
     /// Adds the sample that the plugin was given.
-    pub(super) fn with_sample(self, sample: &Sample) -> Self {
+    pub(super) fn with_sample(mut self, sample: &Sample) -> Self {
         let cut = if sample.truncated { ", truncated" } else { "" };
+        let own = SAMPLE.iter().map(|name| (*name).to_owned());
+        let of_row = sample.row.keys().filter(|name| !SAMPLE.contains(&name.as_str()));
+        let fields: Vec<String> = own.chain(of_row.cloned()).collect();
+        let written =
+            |field: &str| if SAMPLE.contains(&field) { format!("`{field}`") } else { format!("`row.{field}`") };
+        self.suggest_field(&fields, written);
+        // It is there, and was looked for in the wrong place.
+        if let Some((wanted, Some(read_from))) = &self.0.missing
+            && fields.contains(wanted)
+            && read_from != "params"
+        {
+            let place = if SAMPLE.contains(&wanted.as_str()) { "sample" } else { "sample.row" };
+            self.0.hint = Some(format!("`{wanted}` is a field of `{place}`"));
+        }
         let error = self
             .note("sample", format!("number {} of its group, {} tokens{cut}", sample.index + 1, sample.tokens))
             .note("prompt", shorten(sample.prompt))
@@ -125,7 +176,10 @@ impl Error {
             return Self::parsing(kind, *position, name, text);
         }
         let (message, hint) = describe(inner, engine, limits);
-        let error = Self::new(message, name).at(inner.position(), text).hint(hint);
+        let mut error = Self::new(message, name).at(inner.position(), text).hint(hint);
+        if let EvalAltResult::ErrorPropertyNotFound(field, position) = inner {
+            error.0.missing = Some((field.clone(), read_from(text, *position)));
+        }
         calls.iter().rev().fold(error, |error, function| error.in_function(function))
     }
 }
@@ -172,10 +226,7 @@ fn describe(error: &EvalAltResult, engine: &Engine, limits: &Limits) -> (String,
     use EvalAltResult as Rhai;
     match error {
         Rhai::ErrorFunctionNotFound(signature, _) => unknown_function(signature, engine),
-        Rhai::ErrorPropertyNotFound(name, _) => (
-            format!("no field `{name}`"),
-            Some(format!("a field that may be missing is read with `.get(\"{name}\") ?? default`")),
-        ),
+        Rhai::ErrorPropertyNotFound(name, _) => (format!("no field `{name}`"), None),
         Rhai::ErrorTerminated(why, _) => (why.to_string(), None),
         Rhai::ErrorStackOverflow(_) => (format!("calls are nested more than {} deep", limits.call_levels), None),
         Rhai::ErrorDataTooLarge(what, _) => {
@@ -244,6 +295,19 @@ fn lower(text: &str) -> String {
     letters
 }
 
+/// The fields of a sample, as plugins see it.
+const SAMPLE: [&str; 7] = ["prompt", "completion", "answer", "truncated", "tokens", "index", "row"];
+
+/// The name in front of the dot before the field at this place, such as `row` in `sample.row.anwser`.
+fn read_from(text: &str, field: Position) -> Option<String> {
+    let line = text.lines().nth(field.line()? - 1)?;
+    let before: String = line.chars().take(field.position()? - 1).collect();
+    let before = before.trim_end().trim_end_matches('.').trim_end();
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let name = before.rsplit(|letter| !is_part(letter)).next()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
 /// How many characters the caret underlines: the word that begins there, or one.
 fn word_length(text: &str, column: usize) -> usize {
     let word = text.chars().skip(column.saturating_sub(1)).take_while(|c| c.is_alphanumeric() || *c == '_');
@@ -251,7 +315,56 @@ fn word_length(text: &str, column: usize) -> usize {
 }
 
 /// A row for a note: its number, from one, and what it holds.
-pub(super) fn numbered(index: usize, row: &super::Row) -> String {
+pub(super) fn numbered(index: usize, row: &super::Row) -> Note {
     let text = serde_json::to_string(row).unwrap_or_default();
-    format!("{} {}", index + 1, shorten(&text))
+    Note { text: format!("{} {}", index + 1, shorten(&text)), fields: row.keys().cloned().collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{Row, Script};
+    use super::*;
+
+    fn open(text: &str) -> Script {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("plugin.rhai"), text).unwrap();
+        Script::open(&folder.path().join("plugin.rhai"), folder.path()).unwrap()
+    }
+
+    fn row() -> Row {
+        json!({ "prompt": "2+3=", "answer": "5", "level": 2 }).as_object().unwrap().clone()
+    }
+
+    /// What is suggested for a reward with this body.
+    fn hint(body: &str) -> String {
+        let row = row();
+        let sample = Sample { row: &row, prompt: "2+3=", completion: "5", truncated: false, tokens: 1, index: 0 };
+        let error = open(&format!("fn reward(sample) {{ {body} }}")).rewards("reward", &[sample]).unwrap_err();
+        error.downcast_ref::<Error>().unwrap().hint.clone().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_field_that_is_not_there_is_answered_with_the_nearest_that_is() {
+        assert_eq!(hint("if sample.anwser == \"5\" { 1 } else { 0 }"), "did you mean `answer`?");
+        assert_eq!(hint("sample.tokenz"), "did you mean `tokens`?");
+        assert_eq!(hint("sample.row.lvel"), "did you mean `row.level`?");
+        assert_eq!(hint("sample.level"), "`level` is a field of `sample.row`");
+        assert_eq!(hint("sample.row.completion.len()"), "`completion` is a field of `sample`");
+        assert_eq!(hint("params.wieght"), "`params` holds what the node's `params:` says");
+        assert_eq!(
+            hint("sample.zzzzzzz"),
+            "there are `prompt`, `completion`, `answer`, `truncated`, `tokens`, `index`, `row`, `row.level`; a field that \
+             only some have is read with `.get(\"zzzzzzz\")`, which gives `()` where it is not there"
+        );
+    }
+
+    #[test]
+    fn so_is_one_of_a_row() {
+        let error = open("fn keep(row) { row.anwser == \"5\" }").keep_rows(&[row()], 0).unwrap_err();
+        assert_eq!(error.downcast_ref::<Error>().unwrap().hint.as_deref(), Some("did you mean `answer`?"));
+        let error = open("fn map(row) { row.answr }").map_rows(&[row()], 0).unwrap_err();
+        assert_eq!(error.downcast_ref::<Error>().unwrap().hint.as_deref(), Some("did you mean `answer`?"));
+    }
 }

@@ -12,7 +12,12 @@ use crate::{
     decode::{self, Arrangement, Completion, Finish, Request, Sampling, Stop},
     device::Compute,
     nn::decoder::Decoder,
-    text::{chat::Chat, encode, tokenizer::Tokenizer},
+    text::{
+        chat::Chat,
+        encode,
+        room::{self, LongPrompts},
+        tokenizer::Tokenizer,
+    },
 };
 
 /// A completion as it was sampled, and as it reads.
@@ -127,21 +132,86 @@ impl Speaker<'_> {
     }
 }
 
-/// Continues the prompts of rows, with progress and cancellation as a stage wants them.
+/// Rows to continue, with their prompts encoded: all of them leave room for a completion.
+pub struct Prompts {
+    pub rows: Vec<Row>,
+    encoded: Vec<Vec<u32>>,
+    /// How many rows were left out because they leave none.
+    pub dropped: usize,
+}
+
+impl Speaker<'_> {
+    /// Encodes the prompts of rows.
+    ///
+    /// # Errors
+    /// Names the row whose prompt cannot be encoded; as [`LongPrompts::fitting`].
+    pub fn prompts(&self, mut rows: Vec<Row>, too_long: LongPrompts) -> Result<Prompts> {
+        let mut encoded = encode::prompts(self.tokenizer, &rows)?;
+        let fits = too_long.fitting(&encoded, &rows, self.sampling.max_new_tokens, &self.decoder.config)?;
+        room::retain(&mut rows, &fits);
+        room::retain(&mut encoded, &fits);
+        Ok(Prompts { dropped: fits.len() - rows.len(), rows, encoded })
+    }
+
+    /// Warns of completions that say little because hardly any came to its end. `who`: whose they are, where several
+    /// policies answer.
+    ///
+    /// # Errors
+    /// When the warning cannot be recorded.
+    pub fn warn_of_cut_off(&self, groups: &[Vec<Completed>], who: &str, ctx: &Context) -> Result<()> {
+        let count = groups.iter().flatten().count();
+        let cut = groups.iter().flatten().filter(|completed| completed.truncated()).count();
+        let max_new_tokens = self.sampling.max_new_tokens;
+        if let Some(warning) = endless(self.tokenizer, self.stop, &self.sampling.stop_ids) {
+            return ctx.warn(0, &format!("{who}{warning}"));
+        }
+        if cut as f64 > MOST_TRUNCATED * count as f64 {
+            let share = percent(cut, count);
+            ctx.warn(
+                0,
+                &format!("{who}{share} of {count} completions were cut off at `max_new_tokens: {max_new_tokens}`"),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The share of completions that may be cut off before somebody is told: axolotl's training stability guide calls more
+/// than this bad.
+pub const MOST_TRUNCATED: f64 = 0.8;
+
+/// That nothing can end a completion but its length, if so.
+#[must_use]
+pub fn endless(tokenizer: &Tokenizer, stop: &[String], stop_ids: &[u32]) -> Option<String> {
+    let is_endless = tokenizer.eos_ids().is_empty() && stop.is_empty() && stop_ids.is_empty();
+    is_endless.then(|| {
+        "the tokenizer has no end-of-sequence token and `stop` is empty: every completion runs to `max_new_tokens`"
+            .to_owned()
+    })
+}
+
+/// `3 of 4` as `75 %`: 100 only where it is all, 0 only where it is none.
+#[must_use]
+pub fn percent(part: usize, of: usize) -> String {
+    let share = 100.0 * part as f64 / of.max(1) as f64;
+    let rounded = if part == of { 100.0 } else { share.round().clamp(f64::from(u8::from(part > 0)), 99.0) };
+    format!("{rounded} %")
+}
+
+/// Continues prompts, with progress and cancellation as a stage wants them.
 ///
 /// # Errors
-/// As [`Speaker::complete`], and naming the row whose prompt cannot be encoded.
+/// As [`Speaker::complete`].
 pub fn complete_rows(
     speaker: Speaker,
-    rows: &[Row],
+    prompts: &Prompts,
     samples: usize,
     seed: u64,
     said: &str,
     ctx: &Context,
 ) -> Result<Vec<Vec<Completed>>> {
-    let prompts = encode::prompts(speaker.tokenizer, rows)?;
-    let prompts: Vec<(u64, &[u32])> = (0..).zip(&prompts).map(|(i, prompt)| (i, prompt.as_slice())).collect();
-    let total = (rows.len() * samples) as u64;
+    let total = (prompts.rows.len() * samples) as u64;
+    let prompts: Vec<(u64, &[u32])> = (0..).zip(&prompts.encoded).map(|(i, prompt)| (i, prompt.as_slice())).collect();
     speaker.complete(&prompts, samples, &[seed], |done| {
         ctx.progress(done as u64, total, said);
         !ctx.cancelled()

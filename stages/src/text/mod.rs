@@ -9,6 +9,7 @@ pub mod encode;
 pub mod fields;
 pub mod json;
 pub mod python;
+pub mod room;
 pub mod stream;
 pub mod template;
 pub mod tokenizer;

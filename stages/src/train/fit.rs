@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use engine::{Cancelled, Context, Problem};
 
 use crate::{
@@ -131,13 +131,20 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
     }
     ctx.rewind(trainer.steps)?;
     let total = lesson.schedule.steps;
+    if total == 0 {
+        ctx.warn(0, "there is no step to take: the policy comes out as it came in")?;
+    } else if lesson.schedule.peak == 0.0 {
+        ctx.warn(0, "`learning_rate` is 0: the policy comes out as it came in")?;
+    }
     let patience = lesson.validation.and_then(|validation| validation.patience);
+    let mut last_loss = 0.0;
     while trainer.steps < total && !standing.is_out_of(patience) {
         if ctx.cancelled() {
             save(&mut saver, &trainer, &standing)?;
             return Err(Cancelled.into());
         }
         let mut stepped = step(&mut trainer, lesson, compute)?;
+        last_loss = stepped.loss;
         if let Some(validation) = lesson.validation.filter(|validation| validation.is_due(trainer.steps, total)) {
             let loss = validation.look(&trainer, &mut standing, &saver, compute)?;
             stepped.metrics.push(("validation_loss", loss));
@@ -156,6 +163,10 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
             save(&mut saver, &trainer, &standing)?;
         }
     }
+    let vocabulary = trainer.decoder.config.vocab_size;
+    if let Some(warning) = worse_than_even(last_loss, vocabulary) {
+        ctx.warn(trainer.steps, &warning)?;
+    }
     if let (Some(Keep::Best), Some(best)) = (lesson.validation.map(|validation| validation.keep), standing.best)
         && best.step != trainer.steps
     {
@@ -167,8 +178,22 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
     Ok(checkpoint)
 }
 
+/// That a policy has learned to be wrong, if its last loss says so.
+fn worse_than_even(loss: f64, vocabulary: usize) -> Option<String> {
+    /// By how much a loss may be above that of even draws: a few steps of a policy that knows nothing yet end there.
+    const MARGIN: f64 = 1.2;
+    let even = (vocabulary as f64).ln();
+    (loss > MARGIN * even).then(|| {
+        format!(
+            "the loss of the last step is {loss:.2} nats a token, where all {vocabulary} tokens drawn evenly have {even:.2}: a \
+             lower `learning_rate` is the usual mend"
+        )
+    })
+}
+
 /// What a step is recorded as, and what whoever watches is told.
 struct Step {
+    loss: f64,
     metrics: Vec<(&'static str, f64)>,
     message: String,
 }
@@ -195,6 +220,7 @@ fn step(trainer: &mut Trainer, lesson: &Lesson, compute: &Compute) -> Result<Ste
     let stepped = trainer.step(accumulated, learning_rate)?;
     let tokens_per_s = tokens as f64 / started.elapsed().as_secs_f64();
     Ok(Step {
+        loss,
         metrics: vec![
             ("loss", loss),
             ("learning_rate", f64::from(learning_rate)),
@@ -231,7 +257,14 @@ pub fn mean_loss(decoder: &Decoder, examples: &[Example], micro_batch_tokens: us
 fn batches(decoder: &Decoder, examples: &[Cow<Example>], micro_batch_tokens: usize) -> Result<Vec<Batch>> {
     let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
     for (i, length) in lengths.iter().enumerate() {
-        decoder.config.check_length(length.saturating_sub(1), &format!("example {} of the batch", i + 1))?;
+        // Fine-tuning has refused longer rows by their numbers.
+        let checked = decoder.config.check_length(length.saturating_sub(1), &format!("example {} of the batch", i + 1));
+        checked.map_err(|error| {
+            anyhow!(
+                "{error}\nhint: `packing: best_fit` splits longer documents, `windows: random` cuts sequences of `block` \
+                 tokens out of all text"
+            )
+        })?;
     }
     let batch = |run: std::ops::Range<usize>| {
         Batch::new(examples[run].iter().map(|example| (example.ids.as_slice(), example.trained.as_slice())))
@@ -261,6 +294,17 @@ pub fn epoch_batch(seed: u64, examples: usize, batch: usize, step: u64) -> Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_far_above_that_of_even_draws_is_warned_of() {
+        // ln 20 is 2.996.
+        assert_eq!(worse_than_even(3.1, 20), None);
+        assert!(
+            worse_than_even(48.0, 20)
+                .unwrap()
+                .starts_with("the loss of the last step is 48.00 nats a token, where all 20")
+        );
+    }
 
     #[test]
     fn an_epoch_takes_every_example_once() {
