@@ -165,7 +165,7 @@ impl Script {
         at: impl Fn(Error, usize) -> Error,
     ) -> anyhow::Result<Vec<R>> {
         // Arguments of more calls than that are not held at once.
-        const CHUNK: usize = 1024;
+        const CHUNK: usize = 8192;
         let taken = self.0.parameters(function, N + 1)?;
         let mut results = Vec::with_capacity(items.len());
         for (number, chunk) in items.chunks(CHUNK).enumerate() {
@@ -197,6 +197,9 @@ impl Compiled {
             let given = self.engine.call_fn::<Dynamic>(&mut Scope::new(), &self.ast, function, arguments);
             let given = given.map_err(|error| {
                 let error = Error::running(&error, &self.engine, &self.name, &self.texts, &self.limits);
+                // Rhai forgets where it was when a limit ended a call.
+                let is_lost = error.place.is_none() && error.file == self.name;
+                let error = if is_lost { self.at_definition(function, error) } else { error };
                 error.in_function(function)
             })?;
             match sandbox::refusal() {

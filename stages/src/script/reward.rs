@@ -30,8 +30,11 @@ impl Script {
 impl Compiled {
     /// The error of a function that gave something unusable: shown at the function's first line.
     pub(super) fn refuse(&self, function: &str, message: String) -> Error {
+        self.at_definition(function, Error::new(message, &self.name))
+    }
+
+    pub(super) fn at_definition(&self, function: &str, error: Error) -> Error {
         let text = self.texts.get(&self.name).map_or("", String::as_str);
-        let error = Error::new(message, &self.name);
         match definition(text, function) {
             Some(position) => error.at(position, text),
             None => error,

@@ -4,8 +4,7 @@
 use std::{fmt, io};
 
 use rhai::{
-    Array, Dynamic, EvalAltResult, ImmutableString, Map, Module, NativeCallContext, Position, export_module,
-    exported_module,
+    Array, Dynamic, EvalAltResult, ImmutableString, Map, Module, NativeCallContext, export_module, exported_module,
 };
 
 use crate::script::sandbox;
@@ -46,9 +45,13 @@ impl io::Write for Bounded {
     }
 }
 
-/// The error that Rhai itself gives for a text of such a size.
-pub(super) fn too_large() -> Box<EvalAltResult> {
-    EvalAltResult::ErrorDataTooLarge("Length of string".into(), Position::NONE).into()
+/// What Rhai itself says of a text of such a size, but with the place: it forgets that of its own errors.
+fn too_large(context: &NativeCallContext) -> Box<EvalAltResult> {
+    larger_than(context.engine().max_string_size()).into()
+}
+
+fn larger_than(bytes: usize) -> String {
+    format!("a text is larger than {bytes} bytes")
 }
 
 pub(super) fn module() -> Module {
@@ -95,7 +98,7 @@ mod functions {
     /// The items as one text, with `between` between them.
     #[rhai_fn(return_raw)]
     pub fn join(context: NativeCallContext, items: Array, between: &str) -> Fallible<String> {
-        joined(&items, between, context.engine().max_string_size()).ok_or_else(too_large)
+        joined(&items, between, context.engine().max_string_size()).ok_or_else(|| too_large(&context))
     }
 
     #[rhai_fn(pure, return_raw)]
@@ -105,7 +108,7 @@ mod functions {
             map.iter().map(|(name, value)| (name.as_str(), value)).collect();
         match serde_json::to_writer(&mut json, &fields) {
             Ok(()) => Ok(json.text),
-            Err(error) if error.is_io() => Err(too_large()),
+            Err(error) if error.is_io() => Err(too_large(&context)),
             Err(error) => Err(format!("to_json: {error}").into()),
         }
     }
@@ -128,7 +131,7 @@ fn replace_all(context: &NativeCallContext, text: &mut ImmutableString, old: &st
     if new.len() > old.len() {
         let growth = text.matches(old).count().saturating_mul(new.len() - old.len());
         if text.len().saturating_add(growth) > context.engine().max_string_size() {
-            return Err(too_large());
+            return Err(too_large(context));
         }
     }
     *text = text.replace(old, new).into();
@@ -176,7 +179,7 @@ fn printed<'a>(
     }
     if !is_whole || write(None, "", close).is_err() {
         // Rhai passes over an error here and prints the value in another way, as large as it is.
-        sandbox::refuse(format!("a text is larger than {most} bytes"));
+        sandbox::refuse(larger_than(most));
         return ImmutableString::new();
     }
     text.text.into()
