@@ -125,7 +125,7 @@ pub(crate) fn parse_line(path: &Path, number: usize, line: &[u8]) -> Result<Opti
 }
 
 /// Text without the byte order mark that some editors put before it.
-fn without_mark(bytes: &[u8]) -> &[u8] {
+pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)
 }
 

@@ -54,7 +54,7 @@ impl Script {
     #[must_use]
     pub fn mistakes(&self, used: Use) -> Vec<Error> {
         let mut found = Vec::new();
-        if let Err(error) = self.parameters(used.function(), used.arguments()) {
+        if let Err(error) = self.0.parameters(used.function(), used.arguments()) {
             found.push(self.nearly(used).unwrap_or(error));
         }
         found.extend(self.unknown_calls());
@@ -67,33 +67,33 @@ impl Script {
         if self.defines(wanted) {
             return None;
         }
-        let names: BTreeSet<&str> = self.ast.iter_functions().map(|defined| defined.name).collect();
+        let names: BTreeSet<&str> = self.0.ast.iter_functions().map(|defined| defined.name).collect();
         let near = error::nearest(wanted, names.into_iter())?;
         let message = format!("no function `{wanted}` in the plugin");
-        Some(self.refuse(near, message).hint(format!("did you mean `{wanted}` by `{near}`?")))
+        Some(self.0.refuse(near, message).hint(format!("did you mean `{wanted}` by `{near}`?")))
     }
 
     /// Calls of functions that nothing defines, in the plugin and in all that it imports.
     fn unknown_calls(&self) -> Vec<Error> {
         let mut params = Scope::new();
         params.push("params", ());
-        let compiled = self.texts.iter().map(|(name, text)| {
-            let ast = if *name == self.name {
-                Some(self.ast.clone())
+        let compiled = self.0.texts.iter().map(|(name, text)| {
+            let ast = if *name == self.0.name {
+                Some(self.0.ast.clone())
             } else {
-                self.engine.compile_with_scope(&params, text).ok()
+                self.0.engine.compile_with_scope(&params, text).ok()
             };
             (name.as_str(), ast.unwrap_or_default())
         });
         let files: Vec<(&str, AST)> = compiled.collect();
-        let known = Known::of(&self.engine, &files);
+        let known = Known::of(&self.0.engine, &files);
         let mut found = Vec::new();
         for (name, ast) in &files {
             let calls = Calls::of(ast);
-            let modules = calls.modules(&self.engine, name);
+            let modules = calls.modules(&self.0.engine, name);
             for call in &calls.calls {
                 if let Some((message, hint)) = known.complaint(call, &calls, &modules) {
-                    found.push(Error::new(message, name).at(call.position, &self.texts[*name]).hint(hint));
+                    found.push(Error::new(message, name).at(call.position, &self.0.texts[*name]).hint(hint));
                 }
             }
         }
@@ -116,7 +116,7 @@ impl Script {
                 Err(_) => (),
             }
         }
-        let text = self.texts.get(&self.name).map_or("", String::as_str);
+        let text = self.0.texts.get(&self.0.name).map_or("", String::as_str);
         let told = |error: Error| match error.place {
             Some((line, column, _)) => {
                 let at = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
@@ -153,11 +153,11 @@ impl Script {
         for Reward { parts, .. } in scores {
             if parts.is_empty() {
                 let message = "`score` gave a number; the report card needs a map of named scores";
-                return Err(self.refuse("score", message.into()).into());
+                return Err(self.0.refuse("score", message.into()).into());
             }
             if let Some((name, score)) = parts.iter().find(|(_, score)| !(0.0..=1.0).contains(*score)) {
                 let message = format!("`score` gave {name} = {score}, outside of 0 to 1");
-                return Err(self.refuse("score", message).into());
+                return Err(self.0.refuse("score", message).into());
             }
         }
         Ok(())
