@@ -103,7 +103,13 @@ struct File {
 
 impl File {
     fn read(engine: &Engine, path: &Path, name: &str) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path)
+        // A pipe would be waited for, and a device has no end.
+        let is_file = std::fs::metadata(path).map(|metadata| metadata.is_file());
+        let text = is_file
+            .and_then(|is_file| {
+                let refused = || Err(std::io::Error::other("it is no plain file"));
+                if is_file { std::fs::read_to_string(path) } else { refused() }
+            })
             .map_err(|error| Error::new(format!("cannot read the file: {error}"), name))?;
         // A variable of this name exists when the plugin runs; its value must not be folded into the code here.
         let mut known = Scope::new();
