@@ -6,6 +6,8 @@ mod families;
 mod file;
 mod hub;
 mod interrupt;
+#[cfg(unix)]
+mod limits;
 mod lora;
 mod memory;
 mod messages;
