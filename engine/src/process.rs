@@ -183,7 +183,9 @@ impl Guard {
             .process_group(0);
         #[cfg(target_os = "linux")]
         {
-            let adopt = || Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?);
+            let adopt = || -> io::Result<()> {
+                rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)
+            };
             // SAFETY: between fork and exec two system calls are made, and nothing is allocated or locked.
             unsafe { command.pre_exec(adopt) };
         }

@@ -145,11 +145,11 @@ impl Store {
 fn extract(folder: &Path, from: impl Read, most: u64) -> Result<Manifest, PackError> {
     let mut archive = tar::Archive::new(from);
     // Raw: the reader's own handling of long names reads whatever size a header says into memory.
-    let mut entries = archive.entries().map_err(reading)?.raw(true);
+    let entries = archive.entries().map_err(reading)?.raw(true);
     let mut manifest: Option<Manifest> = None;
     let mut left: BTreeMap<String, Wanted> = BTreeMap::new();
     let mut long_name: Option<Vec<u8>> = None;
-    while let Some(entry) = entries.next() {
+    for entry in entries {
         let mut entry = entry.map_err(reading)?;
         let size = entry.header().entry_size().map_err(reading)?;
         let kind = entry.header().entry_type();

@@ -69,7 +69,7 @@ impl Entries {
                 let mut long = tar::Header::new_gnu();
                 long.set_entry_type(tar::EntryType::GNULongName);
                 long.set_size(name.len() as u64 + 1);
-                append(&mut all, &mut long, b"././@LongLink", &[name, &b"\0"[..]].concat());
+                append(&mut all, &mut long, b"././@LongLink", &[&name[..], b"\0"].concat());
             }
             append(&mut all, &mut header, &name[..name.len().min(100)], bytes);
         }
@@ -301,7 +301,7 @@ fn what_is_too_much_is_refused_before_it_is_read_or_written() {
     let start = |entries: &Entries| entries.bytes()[..entries.bytes().len() - 1024].to_vec();
     let read = |start: Vec<u8>, expected: &str| {
         let count = Cell::new(0);
-        let said = refusal(Counted(start.chain(io::repeat(0).take(BOMB)), &count));
+        let said = refusal(Counted(io::Cursor::new(start).chain(io::repeat(0).take(BOMB)), &count));
         assert!(said.contains(expected), "{said}");
         assert!(count.get() < 32 << 20, "{} bytes were read: {said}", count.get());
     };
