@@ -100,6 +100,10 @@ pub enum Picture {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Which nodes")]
 pub struct Pick {
+    /// These nodes and all that they need; short for `--until NODE`
+    #[arg(value_name = "NODE", conflicts_with = "only")]
+    pub nodes: Vec<String>,
+
     /// These nodes; what they need besides must be there already
     #[arg(long, short, value_name = "SELECTOR")]
     pub select: Vec<String>,
@@ -335,7 +339,7 @@ pub enum Verb {
         #[command(flatten)]
         pick: Pick,
     },
-    /// Print a node's log and metrics: as it runs or when it failed, else those of its last result
+    /// Print a node's log and metrics, and why it failed: as it runs or when it failed, else of its last result
     Log {
         /// The pipeline's YAML file
         file: PathBuf,
@@ -425,6 +429,9 @@ pub enum Verb {
     Unpack {
         /// The archive
         from: PathBuf,
+        /// Take a result of at most so many bytes unpacked: `50G` [default: 100 times the archive, 256 MB at least]
+        #[arg(long, value_name = "SIZE", value_parser = bytes)]
+        max_size: Option<u64>,
     },
     /// Print what a shell needs to complete verbs and flags
     ///

@@ -1,16 +1,19 @@
-//! `mashbill log`: what a node's programs wrote, and its metrics line by line: of the node as it runs or failed, else of
-//! its last result.
+//! `mashbill log`: what a node's programs wrote, its metrics line by line, and why it failed: of the node as it runs or
+//! failed, else of its last result.
 
 use std::path::Path;
 
-use engine::{Artifact, FactsNow, Fingerprint, Records, facts_now};
+use engine::{
+    Artifact, FactsNow, Fingerprint, Records, Store, facts_now,
+    runs::{NodeRecord, RunOutcome, Runs},
+};
 use serde_json::Value;
 
 use crate::{
     args::Global,
     outcome::{Code, Trouble},
     pipeline,
-    screen::{self, BOLD, DIM, RESET, say, table},
+    screen::{self, BOLD, DIM, RED, RESET, say, table},
 };
 
 pub fn log(file: &Path, node: &str, lines: usize, global: &Global) -> Result<Code, Trouble> {
@@ -21,17 +24,43 @@ pub fn log(file: &Path, node: &str, lines: usize, global: &Global) -> Result<Cod
         Some(FactsNow { facts, unknown, .. }) if unknown.is_empty() => store.unfinished(Fingerprint::of(&facts)),
         Some(_) | None => None,
     };
+    let failed = last_outcome(&store, &plan.name, &node.name).filter(|(_, node)| node.outcome == "failed");
+    if let (Some((run, node)), None) = (&failed, &unfinished) {
+        tell_failure(*run, node);
+        return Ok(Code::Done);
+    }
     if unfinished.is_some() {
         screen::note(&format!("{DIM}of a result that is not finished: it runs now, or was stopped, or failed{RESET}"));
     }
     let last = || store.recall_artifact(store.last(&plan.name, &node.name)?.fingerprint);
     let Some(records) = unfinished.or_else(|| last().as_ref().map(Artifact::records)) else {
-        screen::error(&format!("`{}` has no result yet", node.name));
+        let why =
+            last_outcome(&store, &plan.name, &node.name).and_then(|(run, node)| Some((run, node.outcome, node.error?)));
+        let why = why.map_or(String::new(), |(run, outcome, why)| format!(": {outcome} in run {run}, {why}"));
+        screen::error(&format!("`{}` has no result yet{why}", node.name));
         screen::note(&format!("  hint: mashbill run {} --until {}", file.display(), node.name));
         return Ok(Code::Failed);
     };
     tell(&records, if lines == 0 { usize::MAX } else { lines });
+    if let Some((run, node)) = &failed {
+        tell_failure(*run, node);
+    }
     Ok(Code::Done)
+}
+
+/// What came of a node in the last run that had it.
+fn last_outcome(store: &Store, pipeline: &str, node: &str) -> Option<(u64, NodeRecord)> {
+    let runs = Runs::of(store).ok()?;
+    let mut of_pipeline = runs.records.iter().rev().filter(|run| run.pipeline == pipeline).peekable();
+    // It may be at work again.
+    if of_pipeline.peek().is_some_and(|run| run.outcome == RunOutcome::Running) {
+        return None;
+    }
+    of_pipeline.find_map(|run| Some((run.id, run.node(node)?.clone())))
+}
+
+fn tell_failure(run: u64, node: &NodeRecord) {
+    say!("{RED}failed{RESET} in run {run}: {}", node.error.as_deref().unwrap_or("the run did not say why"));
 }
 
 fn tell(records: &Records, lines: usize) {

@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         Verb::Unpin { file, node } => gc::pin(&file, &node, false, &global),
         Verb::Verify => verify::verify(&global),
         Verb::Pack { file, node, to } => pack::pack(&file, &node, &to, &global),
-        Verb::Unpack { from } => pack::unpack(&from, &global),
+        Verb::Unpack { from, max_size } => pack::unpack(&from, max_size, &global),
         Verb::Render { file, json } => render::render(&file, json, &global),
         Verb::Schema => Ok(schema::schema()),
         Verb::Stages { name } => stages::stages(name.as_deref()),

@@ -24,8 +24,9 @@ pub fn picked(plan: Plan, pick: &Pick, store: &Store) -> Result<(Plan, Options),
         let behind = around(&pick.from, |name| format!("{name}+"))?;
         nodes.retain(|name| behind.contains(name));
     }
-    if !pick.until.is_empty() {
-        let needed = around(&pick.until, |name| format!("+{name}"))?;
+    let until: Vec<String> = pick.nodes.iter().chain(&pick.until).cloned().collect();
+    if !until.is_empty() {
+        let needed = around(&until, |name| format!("+{name}"))?;
         nodes.retain(|name| needed.contains(name));
     }
     let outside = if pick.only.is_empty() {
@@ -72,6 +73,8 @@ pub fn is_asked(options: &Options, node: &str) -> bool {
 
 impl Pick {
     fn is_some(&self) -> bool {
-        [&self.select, &self.exclude, &self.from, &self.until, &self.only].iter().any(|words| !words.is_empty())
+        [&self.nodes, &self.select, &self.exclude, &self.from, &self.until, &self.only]
+            .iter()
+            .any(|words| !words.is_empty())
     }
 }

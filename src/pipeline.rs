@@ -59,14 +59,8 @@ pub fn with_store(file: &Path, global: &Global) -> Result<(Inspected, Store), Tr
 
 /// The text of a pipeline, and what was said on the command line.
 pub fn sources(file: &Path, global: &Global) -> Result<Sources, Trouble> {
-    let text = match fs::read(file).map(String::from_utf8) {
-        Ok(Ok(text)) => text,
-        Ok(Err(_)) => return Err(Trouble::usage(format!("`{}` is not UTF-8 text", file.display()))),
-        Err(error) => {
-            let message = format!("cannot read the pipeline `{}`: {error}", file.display());
-            return Err(Trouble::usage(message));
-        }
-    };
+    let text = engine::read_text(file)
+        .map_err(|why| Trouble::usage(format!("cannot read the pipeline `{}`: {why}", file.display())))?;
     let seed = global.seed.map(|seed| format!("seed={seed}"));
     let overrides = seed.into_iter().chain(global.set.iter().cloned()).collect();
     let profiles = global.profile.clone();

@@ -25,6 +25,8 @@ use crate::{
 /// Lines shown of each file, and letters of each line.
 const LINES: usize = 3;
 const LETTERS: usize = 300;
+/// Files whose rows are what a model wrote.
+const WRITTEN: [&str; 2] = ["completions.jsonl", "samples.jsonl"];
 
 pub fn show(file: &Path, node: &str, global: &Global) -> Result<Code, Trouble> {
     let plan = pipeline::plan(file, global)?;
@@ -123,7 +125,9 @@ fn tell(artifact: &Artifact, provenance: &[Vec<String>]) -> Result<(), Trouble> 
     }
     say!("\n{BOLD}files{RESET}");
     table(&manifest.files.iter().map(|(name, file)| row(name, size(file.size))).collect::<Vec<_>>());
-    for name in manifest.files.keys() {
+    let is_report = |name: &&String| Path::new(name).extension().is_some_and(|extension| extension == "md");
+    let (reports, others): (Vec<_>, Vec<_>) = manifest.files.keys().partition(is_report);
+    for name in reports.into_iter().chain(others) {
         first_lines(name, &artifact.data().join(name));
     }
     first_lines("samples.jsonl", &artifact.folder.join("samples.jsonl"));
@@ -139,17 +143,45 @@ fn parameters(path: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
     }
 }
 
-/// A report whole, of other text files a few lines, of anything else nothing.
+/// A report whole, of what models wrote the first rows whole, of other text files a few lines, of anything else nothing.
 fn first_lines(name: &str, path: &Path) {
     let extension = Path::new(name).extension().unwrap_or_default();
     if extension == "md" {
-        say!("\n{}", fs::read_to_string(path).unwrap_or_default().trim_end());
+        say!("\n{}", visible(fs::read_to_string(path).unwrap_or_default().trim_end()));
     } else if (extension == "jsonl" || extension == "txt")
         && let Ok(file) = File::open(path)
     {
         say!("\n{BOLD}{name}{RESET}");
         for line in BufReader::new(file).lines().take(LINES).map_while(Result::ok) {
-            say!("  {}", brief(&line, LETTERS));
+            match serde_json::from_str::<Value>(&line) {
+                Ok(Value::Object(row)) if WRITTEN.contains(&name) => {
+                    row.iter().for_each(|(field, value)| whole(field, value));
+                    say!("");
+                }
+                _ => say!("  {}", brief(&line, LETTERS)),
+            }
         }
     }
+}
+
+/// A field with every letter of its texts, as a person reads them.
+fn whole(field: &str, value: &Value) {
+    match value {
+        Value::String(text) if text.contains('\n') => {
+            say!("  {BOLD}{field}{RESET}:\n    {}", visible(text.trim_end()).replace('\n', "\n    "));
+        }
+        Value::String(text) => say!("  {BOLD}{field}{RESET}: {}", visible(text)),
+        Value::Array(items) if items.iter().any(Value::is_string) => {
+            items.iter().enumerate().for_each(|(at, item)| whole(&format!("{field}.{at}"), item));
+        }
+        other => say!("  {BOLD}{field}{RESET}: {other}"),
+    }
+}
+
+/// Models write what they like: nothing of it is for the terminal to obey.
+fn visible(text: &str) -> String {
+    let is_command = |letter: &char| letter.is_control() && *letter != '\n' && *letter != '\t';
+    text.chars()
+        .map(|letter| if is_command(&letter) { letter.escape_default().to_string() } else { letter.to_string() })
+        .collect()
 }

@@ -24,8 +24,15 @@ use crate::{
 /// It runs in an empty folder that holds a copy of `files` and nothing else: what is not declared is not there. Of the
 /// environment it sees `PATH`, `HOME`, `LANG`, `TMPDIR`, `SEED`, and the variables that the pipeline names under
 /// `env:`. An input of several nodes is a folder with `0`, `1`, ... in it. A request to stop is a
-/// SIGTERM, and a SIGKILL after `grace_s`; all that the program started ends with it. What it prints is kept beside
-/// the result, with the values of the variables under `env:` struck out.
+/// SIGTERM, and a SIGKILL after `grace_s`. What it prints is kept beside the result, with the values of the variables
+/// under `env:` struck out.
+///
+/// What is contained: on Linux all that the program started ends with it, what called `setsid` or forked twice included;
+/// elsewhere its process group does. It cannot read the environment that mashbill itself was started with, unless it runs
+/// as root: from the first program on, mashbill leaves no core dump, and no debugger of the same user reaches it. What is
+/// not contained: it runs as the same user, with that user's files, network, memory and devices. It can kill the process
+/// that guards it, and what it has other services start (cron, systemd, a container daemon) outlives it. Run programs of
+/// people you do not trust in a container.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Command {

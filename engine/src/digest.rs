@@ -268,7 +268,12 @@ impl Memo {
     }
 
     fn digest_file(&self, path: &Path) -> io::Result<Digest> {
-        let stat = Stat::of(&fs::metadata(path)?);
+        let metadata = fs::metadata(path)?;
+        // A pipe is waited for, and a device has no end.
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is neither a file nor a folder"));
+        }
+        let stat = Stat::of(&metadata);
         if let Some(known) = self.known.lock().expect("no holder of this lock panics").get_mut(&stat.identity)
             && known.stat == stat
         {

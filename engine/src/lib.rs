@@ -52,7 +52,7 @@ pub use report::{Failure, NodeReport, Outcome, Report};
 pub use run::{Event, Options, Watch, run};
 pub use schema::{ParameterInfo, pipeline_schema};
 pub use select::{Outside, Scope, SelectError};
-pub use spec::{Sources, Spec, read_duration};
+pub use spec::{Sources, Spec, read_duration, read_text};
 pub use stage::{Arity, Finding, Input, NoSettings, OtherInputs, OtherName, Problem, Source, Stage};
 pub use store::{
     Artifact, Candidate, Damage, Draft, Examined, Found, Keep, Last, Lease, Lookup, PackError, PublishError, Store,

@@ -1,7 +1,11 @@
 //! What an artifact says of itself: what it holds, and how it came to be. Carries the digest of its own text.
 //! Knows nothing of folders.
 
-use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+    time::SystemTime,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -76,11 +80,52 @@ impl Manifest {
         if is_unaltered { serde_json::from_value(manifest).ok() } else { None }
     }
 
+    /// What cannot be of what it says, if anything: whoever wrote it may have been no program of ours. Every name is one
+    /// that can be joined to the result's folder, no file lies where another needs a folder, and the content is that of
+    /// the files.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        for name in self.files.keys() {
+            if !is_plain(name) {
+                return Some(format!("`manifest.json` names a file `{}`", name.escape_debug()));
+            }
+            let folders = name.match_indices('/').map(|(at, _)| &name[..at]);
+            if let Some(folder) = folders.into_iter().find(|folder| self.files.contains_key(*folder)) {
+                return Some(format!("`manifest.json` names `{folder}` as a file and as a folder"));
+            }
+        }
+        let taken = ["data", "facts.json", "manifest.json"];
+        let is_odd = |name: &&String| !is_plain(name) || name.contains('/') || taken.contains(&name.as_str());
+        if let Some(name) = self.records.keys().find(is_odd) {
+            return Some(format!("`manifest.json` names a record `{}`", name.escape_debug()));
+        }
+        let files = self.files.iter().map(|(name, file)| (name.as_str(), file.digest));
+        (Digest::of_files(files) != self.content)
+            .then(|| "the content in `manifest.json` is not that of its files".into())
+    }
+
     /// The manifest in bytes that [`Manifest::from_json`] found unaltered before.
     pub(crate) fn from_checked_json(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok().map(|Sealed { manifest }| manifest)
     }
 }
+
+/// One name or several with `/` between, each of which a folder can hold: no root, no `..`, nothing empty.
+fn is_plain(name: &str) -> bool {
+    let parts = || name.split('/');
+    let is_one = |part: &str| {
+        let mut components = Path::new(part).components();
+        let first = components.next();
+        let is_same = matches!(first, Some(Component::Normal(first)) if first == part) && components.next().is_none();
+        is_same && part.len() <= LONGEST_PART && !part.contains('\0')
+    };
+    name.len() <= LONGEST_NAME && parts().all(is_one)
+}
+
+/// Bytes of a name between two `/`: what file systems take.
+const LONGEST_PART: usize = 255;
+/// Bytes of a whole name: together with the store's own folder it has to fit the 4,096 of a path.
+const LONGEST_NAME: usize = 2048;
 
 /// A manifest whose seal need not be looked at again.
 #[derive(Deserialize)]

@@ -24,6 +24,7 @@ use std::{
 };
 
 pub use duration::read_duration;
+pub use include::read_text;
 
 use crate::{
     code,
@@ -171,6 +172,19 @@ impl Spec {
 
 /// How a node, an axis or the name of an include is told to be named.
 pub(crate) const NAME_HINT: &str = "a name is made of a-z, A-Z, 0-9, `_` and `-`, and begins with a letter or `_`";
+
+/// Longest name of a node or a pipeline, in bytes as the store spells it: a file name has 255 at most, and what the store
+/// adds to it needs room.
+pub(crate) const LONGEST_NAME: usize = 200;
+
+/// What is wrong with the length of a name, if anything.
+pub(crate) fn too_long(what: &str, name: &str) -> Option<String> {
+    let length = crate::store::file_name(name).len();
+    let start: String = name.chars().take(20).collect();
+    (length > LONGEST_NAME).then(|| {
+        format!("the name of {what} `{start}...` takes {length} bytes in a file name, and {LONGEST_NAME} are the limit")
+    })
+}
 
 pub(crate) fn is_name(name: &str) -> bool {
     name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-')

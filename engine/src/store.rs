@@ -265,7 +265,9 @@ impl Store {
     pub fn recall(&self, fingerprint: Fingerprint) -> Option<(Manifest, Facts)> {
         let folder = self.artifact_folder(fingerprint);
         let facts = read_facts(&self.memo, &folder, fingerprint).ok()?;
-        Some((read_manifest(&self.memo, &folder, fingerprint).ok()?, facts))
+        let manifest = read_manifest(&self.memo, &folder, fingerprint).ok()?;
+        // Its names are joined to paths by whoever lists the files.
+        manifest.contradiction().is_none().then_some((manifest, facts))
     }
 
     /// What a node had for its result last. It only serves to say why: one that was altered is as good as none.
@@ -333,6 +335,9 @@ impl Store {
     /// Is the artifact what was published? Files whose stat is what it was are not read again.
     fn examine(memo: &Memo, fingerprint: Fingerprint, folder: &Path) -> Result<Artifact, Doubt> {
         let manifest = read_manifest(memo, folder, fingerprint)?;
+        if let Some(what) = manifest.contradiction() {
+            return Err(Doubt::Damage(what));
+        }
         let facts = read_facts(memo, folder, fingerprint)?;
         let data = folder.join("data");
         let files = memo.digest_below(&data, Links::Refuse).map_err(|error| Doubt::of(error, &data))?;
@@ -576,7 +581,7 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// A name as a file name: letters, digits, `_` and `-` as they are, every other byte as `%2f`.
-fn file_name(name: &str) -> String {
+pub(crate) fn file_name(name: &str) -> String {
     let spell = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => char::from(byte).to_string(),
         other => format!("%{other:02x}"),

@@ -22,7 +22,7 @@ pub struct Generate {
     /// The plugin; its `row(rng, index)` gives a row, or an array of rows.
     pub script: Source,
     /// How many rows to draw.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
     pub rows: usize,
     /// A field, such as `prompt`, whose values are all to differ: a row whose value was there before is drawn again.
     #[serde(default)]
@@ -53,7 +53,7 @@ impl Stage for Generate {
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {
         let script = Script::open_in(ctx, &self.script, &self.params)?;
         let mut seen = HashSet::new();
-        let mut drawn = Vec::with_capacity(self.rows);
+        let mut drawn = Vec::with_capacity(self.rows.min(4096));
         let (mut next, mut repeated) = (0, 0_usize);
         while drawn.len() < self.rows {
             if ctx.cancelled() {
@@ -103,7 +103,7 @@ impl Generate {
 
     /// After how many draws the plugin is taken to have nothing new to give.
     fn patience(&self) -> u64 {
-        20 * self.rows as u64 + 1000
+        (self.rows as u64).saturating_mul(20).saturating_add(1000)
     }
 
     fn exhausted(&self, rows: usize, draws: u64) -> anyhow::Error {

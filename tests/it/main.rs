@@ -6,12 +6,14 @@ mod client;
 mod defaults;
 mod families;
 mod file;
+#[cfg(unix)]
+mod hostile_archives;
+mod hostile_files;
 #[cfg(target_os = "linux")]
 mod hostile_requests;
 mod hostile_scripts;
 mod hub;
 mod interrupt;
-mod limits;
 mod lora;
 mod memory;
 mod messages;

@@ -169,3 +169,76 @@ fn a_reader_that_goes_away_breaks_nothing() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(project.mashbill("run p.yaml").stdout.contains("reused"));
 }
+
+#[test]
+fn run_takes_the_nodes_that_are_wanted() {
+    let project = project();
+    let pipeline = "\
+nodes:
+  numbers: { stage: load, with: { path: numbers.jsonl } }
+  few: { stage: command, inputs: { rows: numbers }, with: { sh: cp $INPUT_rows/rows.jsonl $OUTPUT } }
+  rest: { stage: command, with: { sh: echo > $OUTPUT/x } }
+";
+    project.write("p.yaml", pipeline);
+    let said = project.mashbill("run p.yaml few");
+    assert_eq!((said.code, said.outcomes().as_str()), (Some(0), "numbers made, few made"), "{said:#?}");
+    assert_eq!(project.mashbill("run p.yaml few").outcomes(), project.mashbill("run p.yaml --until few").outcomes());
+    assert_eq!(project.mashbill("run p.yaml numbers rest").outcomes(), "numbers reused, rest made");
+    let said = project.mashbill("run p.yaml feww");
+    assert_eq!(said.code, Some(2));
+    assert!(said.stderr.contains("did you mean `few`?"), "{}", said.stderr);
+    let said = project.mashbill("run p.yaml few --only few");
+    assert_eq!(said.code, Some(2));
+    assert!(said.stderr.contains("'[NODE]...' cannot be used with '--only <SELECTOR>'"), "{}", said.stderr);
+    assert!(project.mashbill("run --help").stdout.contains("short for `--until NODE`"));
+}
+
+#[test]
+fn the_log_of_a_node_that_failed_says_why() {
+    let pipeline = "\
+nodes:
+  c: { stage: command, with: { sh: \"echo one; echo two; exit 7\" } }
+  d: { stage: command, inputs: { c: c }, with: { sh: cat } }
+  g: { stage: generate, with: { script: bad.rhai, rows: 3 } }
+";
+    let project =
+        Project::new(&[("p.yaml", pipeline), ("bad.rhai", "fn row(rng, index) { throw \"no luck at all\"; }\n")]);
+    assert_eq!(project.mashbill("run p.yaml --keep-going").code, Some(1));
+    let said = project.mashbill("log p.yaml c");
+    assert_eq!(said.code, Some(0));
+    assert!(said.stdout.starts_with("one\ntwo\nfailed in run 1: the program ended with exit status: 7\n"), "{said:#?}");
+    let said = project.mashbill("log p.yaml g");
+    assert_eq!(said.code, Some(0));
+    assert!(said.stdout.starts_with("failed in run 1: no luck at all\n --> bad.rhai:1:"), "{said:#?}");
+    let said = project.mashbill("log p.yaml d");
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.starts_with("error: `d` has no result yet: skipped in run 1, `c` failed\n"), "{said:#?}");
+    project.write("bad.rhai", "fn row(rng, index) { #{ a: index } }\n");
+    assert_eq!(project.mashbill("run p.yaml g").code, Some(0));
+    let said = project.mashbill("log p.yaml g");
+    assert!(!said.stdout.contains("failed"), "{said:#?}");
+}
+
+#[test]
+fn show_prints_reports_and_what_models_wrote_whole() {
+    let long = "word ".repeat(200);
+    let row = serde_json::json!({
+        "prompt": "Why?", "completions": [format!("{long}\nthe end"), "brief \u{1b}[2J"], "scores": { "right": [1.0, 0.0] },
+    });
+    let sh = "cp completions.jsonl report.md $OUTPUT";
+    let node =
+        format!("{{ stage: command, with: {{ sh: {sh}, files: [completions.jsonl, report.md], kind: report }} }}");
+    let project = Project::new(&[
+        ("p.yaml", &format!("nodes:\n  card: {node}\n")),
+        ("report.md", "# Report card\n\n| policy | right |\n"),
+        ("completions.jsonl", &format!("{row}\n")),
+    ]);
+    assert_eq!(project.mashbill("run p.yaml").code, Some(0));
+    let said = project.mashbill("show p.yaml card").stdout;
+    let report = said.find("# Report card\n\n| policy | right |\n").expect("the report is there");
+    let rows = said.find("completions.jsonl\n  prompt: Why?\n").expect("the completions are there");
+    assert!(report < rows, "{said}");
+    let expected = format!("  completions.0:\n    {long}\n    the end\n  completions.1: brief \\u{{1b}}[2J\n");
+    assert!(said.contains(&expected), "{said}");
+    assert!(said.contains("  scores: {\"right\":[1.0,0.0]}\n"), "{said}");
+}

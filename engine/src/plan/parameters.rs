@@ -1,13 +1,14 @@
 //! Makes a node's stage from its `with:` and `run:`, and finds the files that they name.
 //! Knows nothing of inputs.
 
-use std::{path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 use serde_json::Value;
 
 use crate::{
     code,
     diagnostic::{Diagnostic, Span},
+    digest::{Links, files_below},
     plan::{NodeSource, World},
     registry::{Registered, StageInfo, Unfit, Work},
     schema::{self, Subject},
@@ -167,6 +168,14 @@ fn unreadable(source: &NodeSource, node: &NodeSpec, root: &Path) -> Option<Diagn
         return Some(
             mistake(code::MISSING_SOURCE, format!("no file `{shown}`")).hint(suggestion::file(&source.path, root)),
         );
+    }
+    let regular = fs::metadata(&path).and_then(|metadata| match metadata {
+        found if found.is_file() => Ok(()),
+        found if found.is_dir() => files_below(&path, Links::Follow).map(drop),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is neither a file nor a folder")),
+    });
+    if let Err(why) = regular {
+        return Some(mistake(code::BAD_SOURCE, format!("`{shown}` cannot be read: {why}")));
     }
     let error = source.files(root).err()?;
     Some(mistake(code::BAD_SOURCE, format!("`{shown}` cannot be read: {error:#}")))

@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs, mem,
+    fs::{self, File},
+    io::Read as _,
+    mem,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -127,7 +129,7 @@ impl<'a> Files<'a> {
             let message = format!("more than {MAX_FILES} files, or {MAX_DEPTH} inside each other, are included");
             return Err(Box::new(written.mistake(code::BAD_INCLUDE, message)));
         }
-        let body = read(&opened).map_err(|why| {
+        let body = read_text(&opened).map_err(|why| {
             Box::new(written.mistake(code::BAD_INCLUDE, format!("`{path}` cannot be included: {why}")))
         })?;
         let scope = from.scope().map(str::to_owned).chain(name.as_ref().map(|name| name.name.clone())).collect();
@@ -231,12 +233,25 @@ fn understood(item: &Tree) -> Result<(&Tree, String, Option<Key>), Mistake> {
     Ok((file, path(file)?, name))
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let size = fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if size > MAX_BYTES {
+/// The text of a pipeline's file, or of one that it includes. What is no plain file is not opened: a pipe would be
+/// waited for, and a device has no end.
+///
+/// # Errors
+/// Why it cannot be one, to be said after its name.
+pub fn read_text(path: &Path) -> Result<String, String> {
+    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    if metadata.is_dir() {
+        return Err("it is a folder".into());
+    }
+    if !metadata.is_file() {
+        return Err("it is no plain file".into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("it has more than {} MiB", MAX_BYTES >> 20));
     }
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
     let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     Ok(text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text))
 }

@@ -9,7 +9,7 @@ use crate::{
     spec::{
         InputSpec, NAME_HINT, NODE_KEYS, NodeSpec, Spec, TOP_KEYS, duration,
         expand::Expanded,
-        is_name, matrix,
+        is_name, matrix, too_long,
         tree::{Key, Shape, Tree},
     },
     suggestion,
@@ -33,6 +33,7 @@ impl Spec {
             }
             None => self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
         };
+        self.check_name(tree);
         self.seed = tree.get("seed").and_then(|seed| self.seed(seed)).unwrap_or(0);
         let env = tree.get("env").map(|env| self.env(env)).unwrap_or_default();
         let place = |name| Some((name, tree.get(name)?.place()));
@@ -65,6 +66,24 @@ impl Spec {
         }
     }
 
+    /// The store has a folder of that name.
+    fn check_name(&mut self, tree: &Tree) {
+        let written = tree.get("name");
+        let message = match written.map(|name| &name.shape) {
+            Some(Shape::Text(name)) if name.is_empty() => Some("the name of a pipeline cannot be empty".to_owned()),
+            Some(Shape::Text(_)) | None => too_long("the pipeline", &self.name),
+            Some(_) => None,
+        };
+        let start = Span::new(&tree.span.text, 0..0);
+        let Some(message) = message else { return };
+        let mistake = match written {
+            Some(name) => name.mistake(code::BAD_NAME, message),
+            None => Diagnostic::new(code::BAD_NAME, message, &start)
+                .hint("without `name:` it is that of the file".to_owned()),
+        };
+        self.mistakes.push(mistake);
+    }
+
     /// What `defaults` says for stages that nobody uses is looked at no further.
     fn defaults(&mut self, defaults: &Tree) {
         if !matches!(defaults.shape, Shape::Block(_) | Shape::Null) {
@@ -92,6 +111,10 @@ impl Spec {
                 key.mistake(code::BAD_NAME, format!("`{}` cannot be the name of a node", key.name))
                     .hint(NAME_HINT.to_owned()),
             );
+        }
+        if let Some(message) = too_long("node", &name) {
+            let hint = "letters, digits, `_` and `-` take one byte, every other letter three; a matrix adds its axes";
+            self.mistakes.push(key.mistake(code::BAD_NAME, message).hint(hint.to_owned()));
         }
         let family = family.to_owned();
         let key = Key { name, ..key };

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, ops::Range, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, SeqAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_json::Number;
 use serde_saphyr::{
@@ -67,6 +67,8 @@ enum Raw {
     Text(String),
     List(Vec<Spanned<Raw>>),
     Block(Vec<(Spanned<Raw>, Spanned<Raw>)>),
+    /// What no number of ours can be, and why. An error here would end the reading, and hide every other mistake.
+    NoNumber(&'static str),
 }
 
 impl<'de> Deserialize<'de> for Raw {
@@ -104,16 +106,16 @@ impl<'de> Visitor<'de> for RawVisitor {
         Ok(Raw::Number(value.into()))
     }
 
-    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Raw, E> {
-        Number::from_i128(value).map(Raw::Number).ok_or_else(|| E::custom("the number needs more than 64 bits"))
+    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
+        Ok(Number::from_i128(value).map_or(Raw::NoNumber("the number needs more than 64 bits"), Raw::Number))
     }
 
-    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Raw, E> {
-        Number::from_u128(value).map(Raw::Number).ok_or_else(|| E::custom("the number needs more than 64 bits"))
+    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
+        Ok(Number::from_u128(value).map_or(Raw::NoNumber("the number needs more than 64 bits"), Raw::Number))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
-        Number::from_f64(value).map(Raw::Number).ok_or_else(|| E::custom("the number is not finite"))
+    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
+        Ok(Number::from_f64(value).map_or(Raw::NoNumber("the number is not finite"), Raw::Number))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
@@ -152,6 +154,12 @@ impl Reader<'_> {
             Raw::Text(text) => Shape::Text(text),
             Raw::List(items) => Shape::List(items.into_iter().map(|item| self.tree(item, mistakes)).collect()),
             Raw::Block(entries) => self.block(entries, mistakes),
+            Raw::NoNumber(why) => {
+                let mut mistake = Diagnostic::new(code::SYNTAX, why, &span);
+                mistake.secondary.extend(notes.iter().cloned());
+                mistakes.push(mistake);
+                Shape::Mistaken
+            }
         };
         // The parser says of a block only where it begins; it ends where its last value does.
         let last = match &shape {

@@ -540,12 +540,12 @@ fn a_packed_result_is_the_same_elsewhere_and_an_altered_one_is_refused() {
     assert!(packed == again);
 
     let other = Store::at(there.path()).unwrap();
-    let unpacked = other.unpack(&packed[..]).unwrap();
+    let unpacked = other.unpack(&packed[..], u64::MAX).unwrap();
     assert_eq!(unpacked.manifest().unwrap(), artifact.manifest().unwrap());
     let Lookup::Hit(found) = other.open(&facts(1), &mut || false).unwrap() else { panic!("not found") };
     assert_eq!(fs::read_to_string(found.data().join("deep/file")).unwrap(), "x");
     // Again is no harm.
-    assert_eq!(other.unpack(&packed[..]).unwrap().manifest().unwrap(), artifact.manifest().unwrap());
+    assert_eq!(other.unpack(&packed[..], u64::MAX).unwrap().manifest().unwrap(), artifact.manifest().unwrap());
 
     let mut refused = 0;
     for at in (0..packed.len()).step_by(97) {
@@ -553,7 +553,7 @@ fn a_packed_result_is_the_same_elsewhere_and_an_altered_one_is_refused() {
         altered[at] ^= 0x20;
         let elsewhere = tempfile::tempdir().unwrap();
         let store = Store::at(elsewhere.path()).unwrap();
-        match store.unpack(&altered[..]) {
+        match store.unpack(&altered[..], u64::MAX) {
             Err(_) => refused += 1,
             // Headers hold modes and padding that decide nothing.
             Ok(unpacked) => assert_eq!(unpacked.manifest().unwrap(), artifact.manifest().unwrap()),
@@ -561,7 +561,9 @@ fn a_packed_result_is_the_same_elsewhere_and_an_altered_one_is_refused() {
         assert_eq!(entries(&store.root.join("drafts")).unwrap(), Vec::<String>::new());
     }
     assert!(refused > 50, "{refused}");
-    assert!(Store::at(tempfile::tempdir().unwrap().path()).unwrap().unpack(&packed[..packed.len() / 2]).is_err());
+    assert!(
+        Store::at(tempfile::tempdir().unwrap().path()).unwrap().unpack(&packed[..packed.len() / 2], u64::MAX).is_err()
+    );
 }
 
 /// A kill while a result was being published once took the records with it, but left the saved state that they go with.

@@ -35,6 +35,9 @@ pub struct Damage {
     pub made_by: Option<(String, String)>,
 }
 
+/// What early versions recorded, without a word of it in the manifest.
+const EARLY_RECORDS: [&str; 3] = ["metrics.jsonl", "samples.jsonl", "log.txt"];
+
 const REBUILT: &str = "the next run that needs it makes it again";
 const RECORD: &str = "the result itself is whole";
 const RECORD_OF_RUN: &str = "the results of the run are whole";
@@ -95,11 +98,13 @@ impl Store {
                 continue;
             }
             let path = folder.join(&name);
+            // A pipe is not opened, and a link not followed.
+            let is_file = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file());
             let what = match manifest.records.get(&name) {
-                Some(entry) if entry.digest == digest(&path)? => continue,
+                Some(entry) if is_file && entry.digest == digest(&path)? => continue,
                 Some(_) => format!("the bytes of `{name}` changed"),
                 // Results of early versions say nothing of their records.
-                None if manifest.records.is_empty() && path.is_file() => continue,
+                None if manifest.records.is_empty() && is_file && EARLY_RECORDS.contains(&name.as_str()) => continue,
                 None => format!("`{name}` was added"),
             };
             self.quarantine_path(&path, &format!("{fingerprint}-{name}"))?;
@@ -134,12 +139,15 @@ impl Store {
         for prefix in entries(&objects)? {
             for name in entries(&objects.join(&prefix))? {
                 let path = objects.join(&prefix).join(&name);
+                let is_file = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file());
                 let found = match digest(&path) {
-                    Ok(found) => found,
+                    Ok(found) if is_file => Some(found),
+                    Ok(_) => None,
                     Err(_) if !path.exists() => continue,
+                    Err(_) if !is_file => None,
                     Err(error) => return Err(error),
                 };
-                if found.to_string() != name {
+                if found.is_none_or(|found| found.to_string() != name) {
                     self.quarantine_path(&path, &format!("object-{name}"))?;
                     let what = "its bytes are not those of its name".into();
                     examined.damages.push(Damage {

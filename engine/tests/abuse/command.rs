@@ -181,3 +181,117 @@ fn what_a_program_leaves_in_the_background_ends_with_it() {
     let child = project.output("a", "child");
     wait_for("the end of the child", || !is_alive(child.trim()));
 }
+
+/// A daemon: it forks twice and begins a session of its own, so that it is in no group of the program's.
+const DAEMON: &str = "setsid sh -c 'sleep 100 >&- 2>&- <&- & echo $! > $SCRATCH/new; mv $SCRATCH/new $SCRATCH/child'";
+
+fn child(project: &Project) -> String {
+    let mut child = String::new();
+    wait_for("a child", || {
+        let drafts = fs::read_dir(project.path().join(".store/drafts"));
+        let mut paths = drafts.into_iter().flatten().map(|draft| draft.unwrap().path().join("scratch/child"));
+        child = paths.find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+        !child.is_empty()
+    });
+    child.trim().to_owned()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_leaves_the_session_ends_with_the_program_too() {
+    let sh = format!("{DAEMON}; cp $SCRATCH/child $OUTPUT/child");
+    let project = Project::new(&format!("nodes:\n  a: {{ stage: command, with: {{ sh: \"{sh}\" }} }}\n"), &[]);
+    assert_eq!(project.outcomes(), "made");
+    let child = project.output("a", "child");
+    // Not a moment later: who reads the result may rely on it.
+    assert!(!is_running(child.trim()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_leaves_the_session_ends_with_a_program_that_is_stopped_by_force() {
+    let sh = format!("trap '' TERM; {DAEMON}; echo ready; sleep 100");
+    let project = Project::new(
+        &format!("nodes:\n  a: {{ stage: command, with: {{ sh: \"{sh}\" }}, run: {{ grace_s: 0 }} }}\n"),
+        &[],
+    );
+    let base = Options::default();
+    let cancel = base.cancel.clone();
+    let watch = Arc::new(move |event: &Event<'_>| {
+        if matches!(event, Event::Progress { progress, .. } if progress.message == "ready") {
+            cancel.cancel();
+        }
+    });
+    let begun = Instant::now();
+    assert_eq!(words(&project.run_with(&Options { watch, ..base })), "skipped");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(!is_running(&child(&project)));
+}
+
+/// There, and no zombie that waits for its parent to look.
+#[cfg(target_os = "linux")]
+fn is_running(id: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// What this process was started with may hold secrets that the program was not given.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_environment_of_the_parents_is_not_the_engines() {
+    let project = Project::new(
+        "nodes:\n  a: { stage: command, with: { sh: cat /proc/$PPID/environ > $OUTPUT/parent; cat /proc/$PPID/stat > $OUTPUT/stat } }\n",
+        &[],
+    );
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    assert_eq!(project.outcomes(), "made");
+    let stat = project.output("a", "stat");
+    assert!(!stat.starts_with(&format!("{} ", std::process::id())), "{stat}");
+    let environment = project.output("a", "parent");
+    let names: Vec<&str> = environment.split('\0').filter_map(|one| Some(one.split_once('=')?.0)).collect();
+    assert!(names.contains(&"OUTPUT") && !names.iter().any(|name| name.starts_with("CARGO")), "{names:?}");
+    // As root one reads it all the same; for others this decides.
+    let behavior = rustix::process::dumpable_behavior().unwrap();
+    assert_eq!(behavior, rustix::process::DumpableBehavior::NotDumpable);
+}
+
+#[test]
+fn a_program_that_a_signal_ended_is_told_by_the_signal() {
+    let project = Project::new("nodes:\n  a: { stage: command, with: { sh: kill -9 $$ } }\n", &[]);
+    let told = project.outcomes();
+    assert!(told.starts_with("a failed: the program ended with signal: 9 (SIGKILL)\nand wrote nothing"), "{told}");
+}
+
+/// A shell makes what it starts in the background deaf to SIGINT, and what it starts while it is deaf itself.
+#[test]
+fn a_program_hears_the_signals_that_it_would_hear_elsewhere() {
+    for signal in ["INT", "TERM", "HUP", "USR1"] {
+        let sh = format!("trap 'echo heard > $OUTPUT/text; exit' {signal}; kill -{signal} $$; sleep 0.1");
+        let project = Project::new(&format!("nodes:\n  a: {{ stage: command, with: {{ sh: \"{sh}\" }} }}\n"), &[]);
+        assert_eq!(project.outcomes(), "made", "{signal}");
+    }
+}
+
+/// A plan that reads one waits for ever, or has no end.
+#[test]
+fn a_source_or_an_include_that_is_no_plain_file_is_refused_at_its_place() {
+    let sh = "{ stage: command, with: { sh: \"true\", files: [thing] } }";
+    let project = Project::new(&format!("nodes:\n  a: {sh}\n"), &[("folder/one", "1")]);
+    let (thing, inside) = (project.path().join("thing"), project.path().join("folder/pipe"));
+    std::os::unix::fs::symlink("/dev/zero", &thing).unwrap();
+    let told = project.plan().unwrap_err();
+    assert!(told.contains("`thing` cannot be read: it is neither a file nor a folder\n --> p.yaml:2:"), "{told}");
+    fs::remove_file(&thing).unwrap();
+    for path in [&thing, &inside] {
+        assert!(Process::new("mkfifo").arg(path).status().unwrap().success());
+    }
+    let told = project.plan().unwrap_err();
+    assert!(told.contains("`thing` cannot be read: it is neither a file nor a folder\n --> p.yaml:2:"), "{told}");
+    fs::remove_file(&thing).unwrap();
+    fs::rename(project.path().join("folder"), &thing).unwrap();
+    let told = project.plan().unwrap_err();
+    assert!(told.contains("`thing` cannot be read: `pipe` is neither a file nor a folder\n --> p.yaml:2:"), "{told}");
+    project.write("p.yaml", "include: [thing/pipe]\nnodes: {}\n");
+    let told = project.plan().unwrap_err();
+    assert!(told.contains("`thing/pipe` cannot be included: it is no plain file\n --> p.yaml:1:"), "{told}");
+}

@@ -3,6 +3,7 @@
 
 #![cfg(unix)]
 
+mod archives;
 mod command;
 mod damage;
 mod peers;

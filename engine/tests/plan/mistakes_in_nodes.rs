@@ -1,6 +1,6 @@
 //! The whole message for every mistake in nodes: their names, keys, stages and inputs.
 
-use crate::toys::assert_mistakes;
+use crate::toys::{assert_mistakes, plan, plan_with};
 
 #[test]
 fn unknown_keys_of_the_pipeline_and_of_a_node_are_told() {
@@ -320,4 +320,36 @@ error[E0106]: `run` must be a block of settings, found a list
   |                                               ^^
 ",
     );
+}
+
+/// They passed, and failed in the middle of a run: no file system has such file names.
+#[test]
+fn a_name_that_no_file_can_have_is_a_mistake() {
+    let long = |count: usize| "n".repeat(count);
+    let text = |name: &str, node: &str| {
+        format!("name: {name}\nnodes:\n  {node}: {{ stage: press, with: {{ text: main.rs }} }}\n")
+    };
+    let told = |text: &str| {
+        let mistakes = plan_with(text, &[]).expect_err("the name is too long");
+        assert!(mistakes.iter().all(|mistake| mistake.code == "E0119"), "{mistakes:?}");
+        mistakes.iter().map(|mistake| mistake.message.clone()).collect::<Vec<_>>().join("; ")
+    };
+    let start = long(20);
+    assert_eq!(
+        told(&text("p", &long(300))),
+        format!("the name of node `{start}...` takes 300 bytes in a file name, and 200 are the limit")
+    );
+    assert_eq!(
+        told(&text(&long(300), "p")),
+        format!("the name of the pipeline `{start}...` takes 300 bytes in a file name, and 200 are the limit")
+    );
+    // Of a letter that is no letter of file names, every byte takes three.
+    assert!(told(&text(&"ß".repeat(34), "p")).contains("takes 204 bytes"));
+    assert_eq!(told(&text("''", "p")), "the name of a pipeline cannot be empty");
+    let matrix = format!(
+        "nodes:\n  p: {{ stage: press, matrix: {{ text: [{}] }}, with: {{ text: main.rs, sheets: 1 }} }}\n",
+        long(250)
+    );
+    assert!(plan_with(&matrix, &[]).unwrap_err().iter().any(|mistake| mistake.message.contains("takes 264 bytes")));
+    plan(&text(&long(200), &long(200)));
 }

@@ -382,3 +382,23 @@ error[E0122]: no `x-base` to set
 ",
     );
 }
+
+/// The first one ended the reading, and hid the others.
+#[test]
+fn a_number_that_is_none_hides_no_other_mistake() {
+    let mut text = String::from("vars: { big: 123456789012345678901234567890, used: .inf }\nnodes:\n");
+    let _ = writeln!(text, "  odd: {{ stage: paint, with: {{ water: .nan, strokes: 0 }}, inputs: {{ paper: p0 }} }}");
+    let _ = writeln!(
+        text,
+        "  use: {{ stage: paint, with: {{ water: \"${{{{ vars.used }}}}\" }}, inputs: {{ paper: p0 }} }}"
+    );
+    for at in 0..12 {
+        let _ = writeln!(text, "  p{at}: {{ stage: press, with: {{ text: main.rs, sheets: 0 }} }}");
+    }
+    let mistakes = plan_with(&text, &[]).unwrap_err();
+    let told: Vec<&str> = mistakes.iter().map(|mistake| mistake.message.as_str()).collect();
+    let count = |word: &str| told.iter().filter(|message| message.contains(word)).count();
+    assert_eq!(count("the number is not finite"), 2, "{told:#?}");
+    assert_eq!(count("the number needs more than 64 bits"), 1, "{told:#?}");
+    assert_eq!(count("`sheets`") + count("`strokes`"), 13, "{told:#?}");
+}

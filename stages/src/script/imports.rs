@@ -44,7 +44,7 @@ fn imports_of(path: &Path, root: &Path, limits: &Limits) -> Result<Vec<PathBuf>,
         let file = File::read(&engine, &path, &name, limits)?;
         for import in file.imports()? {
             let path = beside(&path, &import.literal);
-            if !path.is_file() {
+            if !path.exists() {
                 return Err(file.missing(&import));
             }
             if found.insert(path.clone()) {
@@ -211,12 +211,12 @@ impl Loader<'_> {
     }
 }
 
-/// The text of a plugin's file, which is no device, no pipe, and not endless.
+/// The text of a plugin's file. A pipe would be waited for, and a device has no end.
 fn text(path: &Path, most: usize) -> Result<String, String> {
     let unreadable = |error: std::io::Error| format!("cannot read the file: {error}");
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err("a plugin is a file, and this is none".into());
+        return Err("cannot read the file: it is no plain file".into());
     }
     if metadata.len() > most as u64 {
         return Err(format!("a plugin has at most {most} bytes; this one has {}", metadata.len()));

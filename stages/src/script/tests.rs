@@ -259,7 +259,7 @@ fn a_plugin_that_would_take_long_to_read_is_refused() {
     let error = open(&"// comment\n".repeat(100_000)).err().unwrap().to_string();
     assert!(error.starts_with("a plugin has at most 1048576 bytes; this one has 1100000\n"), "{error}");
     let error = Script::open(Path::new("/dev/zero"), Path::new("/")).err().unwrap().to_string();
-    assert!(error.starts_with("a plugin is a file, and this is none\n"), "{error}");
+    assert!(error.starts_with("cannot read the file: it is no plain file\n"), "{error}");
 }
 
 #[test]
