@@ -10,7 +10,7 @@ use serde::{
 use serde_json::Number;
 use serde_saphyr::{
     Error, Location, MessageFormatter, Options, Spanned, UserMessageFormatter, alias_limits, budget, options,
-    options::DuplicateKeyPolicy,
+    options::{DuplicateKeyPolicy, NonFiniteFloatPolicy},
 };
 
 use crate::{
@@ -55,6 +55,8 @@ fn options(bytes: usize) -> Options {
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
         reject_unsupported_tags: true,
+        // They are told with all other mistakes.
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     }
 }

@@ -149,13 +149,13 @@ fn no_name_leads_out_of_the_result() {
     }
     for name in [absolute, &up, "a/../b", "./a", "a//b", "a/", "/a", "", "a\0b", &"n".repeat(256), &"a/".repeat(1500)] {
         let bytes = Entries::of(&artifact, |manifest| {
-            with_files(manifest, |manifest| drop(manifest.files.insert(name.into(), entry(b"known bytes"))));
+            with_files(manifest, |manifest| _ = manifest.files.insert(name.into(), entry(b"known bytes")));
         });
         let said = refusal(&bytes.bytes()[..]);
         assert!(said.contains("`manifest.json` names a file `"), "{name}: {said}");
     }
     let bytes = Entries::of(&artifact, |manifest| {
-        with_files(manifest, |manifest| drop(manifest.files.insert("rows.jsonl/a".into(), entry(b"x"))));
+        with_files(manifest, |manifest| _ = manifest.files.insert("rows.jsonl/a".into(), entry(b"x")));
     });
     assert!(refusal(&bytes.bytes()[..]).contains("names `rows.jsonl` as a file and as a folder"));
     assert_eq!(fs::metadata(&canary).unwrap().mode() & 0o777, 0o644);
@@ -320,7 +320,7 @@ fn what_is_too_much_is_refused_before_it_is_read_or_written() {
     let bomb = |size: u64| {
         Entries::of(&artifact, |manifest| {
             let digest = Digest::of_bytes(b"whatever");
-            with_files(manifest, |manifest| drop(manifest.files.insert("bomb".into(), FileEntry { size, digest })));
+            with_files(manifest, |manifest| _ = manifest.files.insert("bomb".into(), FileEntry { size, digest }));
         })
     };
     read(start(&bomb(BOMB)), "and 1048576 are the limit");
