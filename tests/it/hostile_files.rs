@@ -194,7 +194,7 @@ fn an_adapter_of_numbers_that_end_nowhere_makes_no_model() {
     fs::write(&config, keys.to_string()).unwrap();
     let said = limited(&project, "run p.yaml", "");
     assert_eq!(said.code, Some(1), "{said:#?}");
-    assert!(said.stderr.contains("`lora_alpha` is 1e308; it must be between"), "{}", said.stderr);
+    assert!(said.stderr.contains("`lora_alpha` is 1e+308; it must be between"), "{}", said.stderr);
 }
 
 #[test]

@@ -257,7 +257,7 @@ mod tests {
             ("r", json!(0), "`r` is 0; it must be a whole number above zero"),
             ("lora_dropout", json!(1), "`lora_dropout` is 1; it must be from 0 to below 1"),
             ("lora_alpha", Value::Null, "`lora_alpha` is null; it must be a number"),
-            ("lora_alpha", json!(1e308), "`lora_alpha` is 1e308; it must be between -1000000 and 1000000"),
+            ("lora_alpha", json!(1e308), "`lora_alpha` is 1e+308; it must be between -1000000 and 1000000"),
             ("lora_alpha", json!(-1e7), "`lora_alpha` is -10000000.0; it must be between -1000000 and 1000000"),
             ("lora_dropout", json!(0.999_999_999), "`lora_dropout` is 0.999999999; it must be from 0 to below 1"),
             ("r", json!(u64::MAX), "`r` is 18446744073709551615; at most 65536 is supported"),

@@ -801,10 +801,7 @@ mod tests {
                 let message = refusal(key, value.clone());
                 assert_eq!(message, format!("`{key}` is {value}; it must be a number above zero"));
             }
-            assert_eq!(
-                refusal(key, json!(1e308)),
-                format!("`{key}` is 1e308; which does not fit into 32 bits").replace("; which", ", which")
-            );
+            assert_eq!(refusal(key, json!(1e308)), format!("`{key}` is 1e+308, which does not fit into 32 bits"));
         }
         let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 8, "n_embd": 8192, "n_layer": 1, "n_head": 1 });
         let message = Config::from_hf(&gpt2.to_string()).unwrap_err().to_string();

@@ -11,6 +11,8 @@ use minijinja::{
 /// Bytes of a list or a map at most, when it becomes a text: a list that holds another twice, and so on forty times, is
 /// small in memory and endless on paper.
 const LARGEST_PRINTED: u64 = 16 << 20;
+/// Bytes that `join` puts together at most: as many as a conversation may have.
+const LONGEST_JOINED: usize = 64 << 20;
 /// Lists in lists at most, when they become a text.
 const DEEPEST: usize = 200;
 /// Bytes that one unit of a template's fuel pays for, as the engine counts them.
@@ -130,6 +132,9 @@ fn join(state: &State, separator: &str, values: &Value) -> Result<Value, Error> 
             joined.push_str(separator);
         }
         measure(&value)?;
+        if joined.len() > LONGEST_JOINED {
+            return Err(Error::new(ErrorKind::OutOfFuel, format!("a text of more than {LONGEST_JOINED} bytes")));
+        }
         match value.as_str() {
             Some(text) => {
                 pay(state, text.len() as u64)?;

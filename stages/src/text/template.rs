@@ -9,7 +9,9 @@ use std::{
     collections::BTreeMap,
     io::{self, Write},
     ops::Range,
+    panic,
     sync::Arc,
+    thread,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -20,10 +22,13 @@ use minijinja::{
 };
 use serde_json::{Map, Value};
 
-use crate::text::{
-    date::Date,
-    json::Style,
-    python::{self, Spacing},
+use crate::{
+    data::regular,
+    text::{
+        date::Date,
+        json::Style,
+        python::{self, Spacing},
+    },
 };
 
 type Variable = minijinja::Value;
@@ -43,6 +48,8 @@ struct Compiled {
     environment: Arc<Environment<'static>>,
     /// Has `{% generation %}` blocks.
     marks: bool,
+    /// Can it make a value that no usual stack is deep enough for?
+    nests: bool,
 }
 
 /// What a template writes out.
@@ -67,7 +74,12 @@ pub const DEFAULT: &str = "\
 {%- if add_generation_prompt -%}{{ 'Assistant: ' }}{%- endif -%}";
 
 /// Loops in a template end after so many instructions, of which each may be 64 bytes of text instead.
-const FUEL: u64 = 10_000_000;
+const FUEL: u64 = 5_000_000;
+/// Bytes of stack for a template that can put lists into lists by a loop. Letting go of a list lets go of what is in it,
+/// and each takes 80 bytes of the stack: fuel is enough for three million of them.
+const DEEP_STACK: usize = 320 << 20;
+/// Bytes of a template that without a loop cannot reach so deep that it would matter.
+const SHALLOW: usize = 16 << 10;
 /// Bytes of a rendered conversation at most: some 16 million tokens, more than any context.
 const LONGEST: usize = 64 << 20;
 /// Blanks of a level of JSON at most.
@@ -256,6 +268,8 @@ const END: &str = "__endgeneration";
 
 impl Compiled {
     fn new(source: &str) -> Result<Self> {
+        let (length, most) = (source.len() as u64, regular::TEMPLATE_BYTES);
+        ensure!(length <= most, "the chat template has {length} bytes, and at most {most} are read");
         let mut environment = Environment::new();
         // As transformers: ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, loopcontrols).
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -287,14 +301,28 @@ impl Compiled {
             matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
         });
         // Jinja2 reads every end of a line as one character.
+        // Only what belongs to a namespace outlives a turn of a loop.
+        let nests = source.contains("namespace") || source.len() > SHALLOW;
         let (source, marks) = with_marks(&source.replace("\r\n", "\n").replace('\r', "\n"));
         environment
             .add_template_owned(NAME, source)
             .map_err(|error| anyhow!("the chat template is malformed: {error:#}"))?;
-        Ok(Self { environment: Arc::new(environment), marks })
+        Ok(Self { environment: Arc::new(environment), marks, nests })
     }
 
     fn render(&self, scope: BTreeMap<String, Variable>) -> Result<String> {
+        if !self.nests {
+            return self.render_here(scope);
+        }
+        thread::scope(|threads| {
+            let builder = thread::Builder::new().stack_size(DEEP_STACK);
+            let rendering = builder.spawn_scoped(threads, || self.render_here(scope));
+            let rendering = rendering.context("starting a thread for the chat template")?;
+            rendering.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
+    }
+
+    fn render_here(&self, scope: BTreeMap<String, Variable>) -> Result<String> {
         let template = self.environment.get_template(NAME).expect("compiling added it");
         let is_timeless = !scope.contains_key(CLOCK);
         let mut text = Bounded(Vec::new());
@@ -535,6 +563,8 @@ mod tests {
             "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}";
         let nested =
             "{% set ns = namespace(a=[1, 2]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}";
+        let deep = "{% set ns = namespace(a=[]) %}{% for i in range(300) %}{% for j in range(1000) %}{% set ns.a = [ns.a] %}\
+                    {% endfor %}{% endfor %}";
         let sources = [
             "{{ '{:>10000000000}'.format('a') }}",
             "{{ '{:.10000000000f}'.format(1.5) }}",
@@ -561,14 +591,17 @@ mod tests {
             &format!("{nested}{{{{ ns.a | string }}}}"),
             &format!("{nested}{{{{ ns.a | tojson }}}}"),
             &format!("{nested}{{{{ ''.join(ns.a) }}}}"),
+            &format!("{deep}{{{{ ns.a }}}}"),
             &format!("{nested}{{{{ '{{}}'.format(ns.a) }}}}"),
         ];
         for source in sources {
             let started = std::time::Instant::now();
             let error = rendered(source, json!([])).map(|text| text.len()).expect_err(source).to_string();
             assert!(error.starts_with("the chat template "), "{source}: {error}");
-            assert!(started.elapsed().as_secs() < 5, "{source}: {:?}", started.elapsed());
+            assert!(started.elapsed().as_secs() < 15, "{source}: {:?}", started.elapsed());
         }
+        // Let go of on a stack that is deep enough.
+        assert_eq!(rendered(&format!("{deep}{{% set ns.a = 0 %}}x"), json!([])).unwrap(), "x");
         // What conversations need stays.
         let usual = "{{ {'a': [1, 2]} | tojson(indent=4) }}{{ '{:>5}'.format('a') }}{{ 'a,b'.split(',') }}{{ '-'.join(['a', 1]) }}";
         let expected = "{\n    \"a\": [\n        1,\n        2\n    ]\n}    a['a', 'b']a-1";
@@ -641,7 +674,7 @@ mod tests {
         crate::bench::fuzz("templates", 300, |chance| {
             let mut source = "{% set ns = namespace(s='ab', a=[1]) %}{% set s = 'abc' %}".to_owned();
             for _ in 0..=chance.below(6) {
-                source += chance.of(&STATEMENTS);
+                source += *chance.of(&STATEMENTS[..]);
             }
             // Each place by something that may have places itself, and in the end by something without.
             for round in 0..4 {
@@ -651,11 +684,11 @@ mod tests {
                     match c {
                         'E' if round < 2 => {
                             written += value(chance);
-                            (0..chance.below(4)).for_each(|_| written += chance.of(&CALLS));
+                            (0..chance.below(4)).for_each(|_| written += *chance.of(&CALLS[..]));
                         }
-                        'T' if round == 2 => written += chance.of(&TEXTS),
-                        'V' if round == 2 => written += chance.of(&VALUES),
-                        'N' if round == 3 => written += chance.of(&NUMBERS),
+                        'T' if round == 2 => written += *chance.of(&TEXTS[..]),
+                        'V' if round == 2 => written += *chance.of(&VALUES[..]),
+                        'N' if round == 3 => written += *chance.of(&NUMBERS[..]),
                         other => written.push(other),
                     }
                 }

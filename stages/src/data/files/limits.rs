@@ -61,11 +61,10 @@ impl Limits {
     /// # Errors
     /// When a file of `size` bytes that can hold more than those has held so many by now.
     pub(super) fn check_packed(&self, held: u64, size: u64) -> Result<(), TooMuch> {
-        self.check_file(held)?;
-        if held <= self.expanded(size) {
-            return Ok(());
+        if held > self.expanded(size) {
+            return Err(TooMuch::Ratio { size, held, max_ratio: self.max_ratio });
         }
-        Err(TooMuch::Ratio { size, held, max_ratio: self.max_ratio })
+        self.check_file(held)
     }
 
     /// # Errors
