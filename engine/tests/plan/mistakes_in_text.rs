@@ -386,7 +386,7 @@ error[E0122]: no `x-base` to set
 /// The first one ended the reading, and hid the others.
 #[test]
 fn a_number_that_is_none_hides_no_other_mistake() {
-    let mut text = String::from("vars: { big: 123456789012345678901234567890, used: .inf }\nnodes:\n");
+    let mut text = String::from("vars: { big: 18446744073709551616, used: .inf }\nnodes:\n");
     let _ = writeln!(text, "  odd: {{ stage: paint, with: {{ water: .nan, strokes: 0 }}, inputs: {{ paper: p0 }} }}");
     let _ = writeln!(
         text,
