@@ -16,8 +16,8 @@ use super::{
     wanted::{Form, Stream, Wanted},
 };
 
-/// Log-probabilities of a response that is sent at once: as JSON each takes up to a kilobyte of memory.
-const MOST_LOGPROBS: usize = 1 << 17;
+/// Log-probabilities of a response that is sent at once: as JSON each takes up to 800 bytes of memory.
+const MOST_LOGPROBS: usize = 1 << 18;
 
 /// A response in the making.
 #[derive(Debug)]

@@ -56,6 +56,7 @@ impl Served {
     }
 
     /// The same under limits of `prlimit`, such as `--as=2000000000`.
+    #[cfg(target_os = "linux")]
     pub fn limited(command: &Command, limits: &[&str]) -> Self {
         let mut limited = Command::new("prlimit");
         limited.args(limits).arg(command.get_program()).args(command.get_args());
@@ -70,6 +71,7 @@ impl Served {
     }
 
     /// The most memory that it has held, in megabytes.
+    #[cfg(target_os = "linux")]
     pub fn peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -131,6 +133,7 @@ impl Served {
     }
 
     /// Sends bytes as they are: what comes back until the server ends the connection, if anything does.
+    #[cfg(target_os = "linux")]
     pub fn raw(&self, bytes: &[u8]) -> Option<Response> {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
