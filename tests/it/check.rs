@@ -356,4 +356,18 @@ fn a_check_stays_quick() {
     let time = timed(&project, &format!("check {}", project.path().join("many.yaml").display()));
     println!("1,000 nodes: {time:?}");
     assert!(time < Duration::from_secs(10), "{time:?}");
+
+    // What never ends is waited for once, however many nodes call it.
+    project.write(
+        "endless.rhai",
+        "fn row(rng, index) { let n = 0; loop { n = (n + 1) % 7; let s = \"a\"; s.pad(1000, \"b\"); } }\n",
+    );
+    let node = |at: usize| {
+        format!("  n{at}: {{ stage: generate, with: {{ script: endless.rhai, rows: {at}, unique: a }} }}\n")
+    };
+    project.write("endless.yaml", &format!("nodes:\n{}", (1..=20).map(node).collect::<String>()));
+    let began = Instant::now();
+    let said = project.mashbill("check endless.yaml");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
