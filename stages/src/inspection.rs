@@ -46,7 +46,7 @@ impl Plugin<'_> {
     #[must_use]
     pub fn findings(&self, inputs: &Prospects, rows: &str) -> Vec<Finding> {
         let rows = rows_of(inputs, rows);
-        let key = format!("{} {:?} {}", self.key(), self.used, Value::from_iter(rows.iter().cloned()));
+        let key = format!("{} {:?} {}", self.key(), self.used, json!(rows));
         let messages: Arc<Vec<String>> = inputs.once(&key, || match &*self.opened(inputs) {
             None => Vec::new(),
             Some(Err(message)) => vec![message.clone()],

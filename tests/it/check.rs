@@ -314,7 +314,9 @@ fn all_mistakes_are_told_at_once_by_check_plan_and_run() {
             .iter()
             .map(|(message, line, _)| (*line, message.lines().next().unwrap().split(": this ").next().unwrap()))
             .collect();
-        lines.iter_mut().for_each(|(_, message)| *message = message.split(": there ").next().unwrap());
+        for (_, message) in &mut lines {
+            *message = message.split(": there ").next().unwrap();
+        }
         let mut expected = expected.to_vec();
         expected.sort_unstable();
         lines.sort_unstable();

@@ -91,7 +91,7 @@ impl Script {
         for (name, ast) in &files {
             let calls = Calls::of(ast);
             let modules = calls.modules(&self.engine, name);
-            for call in &calls.calls {
+            for call in &calls.found {
                 if let Some((message, hint)) = known.complaint(call, &calls, &modules) {
                     found.push(Error::new(message, name).at(call.position, &self.texts[*name]).hint(hint));
                 }
@@ -110,7 +110,7 @@ impl Script {
         let rows = if rows.is_empty() { &invented } else { rows };
         let mut wrong = None;
         for result in self.trials(used, rows) {
-            match result.map_err(|error| error.downcast::<Error>()) {
+            match result.map_err(anyhow::Error::downcast::<Error>) {
                 Ok(()) => return None,
                 Err(Ok(error)) if is_of_the_result(&error) => _ = wrong.get_or_insert(error),
                 Err(_) => (),
@@ -213,7 +213,7 @@ struct Call {
 /// What a file calls, and what may stand for a function there.
 #[derive(Default)]
 struct Calls {
-    calls: Vec<Call>,
+    found: Vec<Call>,
     /// Names of fields: a field may hold a closure, which is called as a method is.
     fields: BTreeSet<String>,
     /// What each import is called in the file, and the path written there.
@@ -254,7 +254,7 @@ impl Calls {
         if call.op_token.is_some() || !is_name || call.name.contains('$') {
             return;
         }
-        self.calls.push(Call {
+        self.found.push(Call {
             name: call.name.to_string(),
             module: if call.namespace.is_empty() { String::new() } else { call.namespace.to_string() },
             arguments: call.args.len(),
