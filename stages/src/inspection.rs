@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a look at a plugin may take. Usual ones take milliseconds; what is slower is left to the run.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Rows of each node that are looked at.
 pub const ROWS: usize = 4;
 /// Rows of an input that a plugin is tried with.

@@ -91,7 +91,7 @@ impl Script {
         for (name, ast) in &files {
             let calls = Calls::of(ast);
             let modules = calls.modules(&self.engine, name);
-            for call in &calls.found {
+            for call in &calls.calls {
                 if let Some((message, hint)) = known.complaint(call, &calls, &modules) {
                     found.push(Error::new(message, name).at(call.position, &self.texts[*name]).hint(hint));
                 }
@@ -212,8 +212,9 @@ struct Call {
 
 /// What a file calls, and what may stand for a function there.
 #[derive(Default)]
+#[expect(clippy::struct_field_names, reason = "the calls are what is looked for")]
 struct Calls {
-    found: Vec<Call>,
+    calls: Vec<Call>,
     /// Names of fields: a field may hold a closure, which is called as a method is.
     fields: BTreeSet<String>,
     /// What each import is called in the file, and the path written there.
@@ -254,7 +255,7 @@ impl Calls {
         if call.op_token.is_some() || !is_name || call.name.contains('$') {
             return;
         }
-        self.found.push(Call {
+        self.calls.push(Call {
             name: call.name.to_string(),
             module: if call.namespace.is_empty() { String::new() } else { call.namespace.to_string() },
             arguments: call.args.len(),
