@@ -40,8 +40,8 @@ impl Stage for Filter {
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
-        let (script, rows) = (self.plugin().script(inputs)?, inspection::rows_of(inputs, "rows"));
-        inspection::outline(inspection::made(move || {
+        let rows = inspection::rows_of(inputs, "rows");
+        inspection::outline(self.plugin().made(inputs, move |script| {
             let verdicts = script.keep_rows(&rows, 0)?;
             let kept = rows.into_iter().zip(verdicts).filter(|(_, verdict)| *verdict == Keep::Yes);
             Ok(kept.map(|(row, _)| row).collect())

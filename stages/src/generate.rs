@@ -89,16 +89,12 @@ impl Generate {
 
     /// Rows as the plugin draws them, by another seed than the node's.
     fn first_rows(&self, inputs: &Prospects) -> Arc<Vec<Row>> {
-        let drawn = || {
-            let script = self.plugin().script(inputs)?;
-            let draw = move || {
-                let drawn = script.draw_rows(0, 0..inspection::ROWS as u64)?;
-                Ok(drawn.into_iter().flatten().take(inspection::ROWS).collect())
-            };
-            Some(inspection::made(draw))
+        let draw = |script: &Script| {
+            let drawn = script.draw_rows(0, 0..inspection::ROWS as u64)?;
+            Ok(drawn.into_iter().flatten().take(inspection::ROWS).collect())
         };
         let key = format!("{} {}", self.script.0.display(), Value::Object(self.params.clone()));
-        inputs.once(&key, || drawn().unwrap_or_default())
+        inputs.once(&key, || self.plugin().made(inputs, draw))
     }
 
     /// After how many draws the plugin is taken to have nothing new to give.

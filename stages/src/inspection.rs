@@ -1,7 +1,16 @@
 //! What stages look at before anything runs: plugins, the room that a model's context leaves, rows that are to come.
 //! Knows nothing of how the work is done. What is reported is certain to fail; all else is left to the work.
 
-use std::{path::Path, sync::Arc, sync::mpsc, thread, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
 
 use engine::{Finding, Problem, Prospect, Prospects, Source};
 use serde_json::{Value, json};
@@ -37,29 +46,49 @@ impl Plugin<'_> {
     #[must_use]
     pub fn findings(&self, inputs: &Prospects, rows: &str) -> Vec<Finding> {
         let rows = rows_of(inputs, rows);
-        let key = format!("{} {:?} {}", self.key(), self.used, Value::from_iter(rows.iter().cloned()));
+        let key = format!("{} {:?} {}", self.key(), self.used, json!(rows));
         let messages: Arc<Vec<String>> = inputs.once(&key, || match &*self.opened(inputs) {
             None => Vec::new(),
             Some(Err(message)) => vec![message.clone()],
-            Some(Ok(script)) => {
-                let (script, used) = (Arc::clone(script), self.used);
-                let look = move || {
+            Some(Ok(_)) => {
+                let used = self.used;
+                let look = move |script: &Script| {
                     let mut found = script.mistakes(used);
                     if found.is_empty() {
                         found.extend(script.wrong_result(used, &rows));
                     }
                     found.iter().map(ToString::to_string).collect()
                 };
-                within(PATIENCE, look).unwrap_or_default()
+                self.looked_at(inputs, look).unwrap_or_default()
             }
         });
         messages.iter().map(|message| Finding::Parameter(Problem::new(self.parameter, message))).collect()
     }
 
-    /// The compiled plugin, where it can be compiled.
+    /// Rows that the plugin makes: none where it fails, or takes long.
     #[must_use]
-    pub fn script(&self, inputs: &Prospects) -> Option<Arc<Script>> {
-        self.opened(inputs).as_ref().as_ref()?.as_ref().ok().cloned()
+    pub fn made(
+        &self,
+        inputs: &Prospects,
+        make: impl FnOnce(&Script) -> anyhow::Result<Vec<Row>> + Send + 'static,
+    ) -> Vec<Row> {
+        self.looked_at(inputs, make).and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// What a look at the compiled plugin gives; none where it takes long, or took long before.
+    fn looked_at<T: Send + 'static>(
+        &self,
+        inputs: &Prospects,
+        look: impl FnOnce(&Script) -> T + Send + 'static,
+    ) -> Option<T> {
+        let script = self.opened(inputs).as_ref().as_ref()?.as_ref().ok().cloned()?;
+        let is_slow: Arc<AtomicBool> = inputs.once(&self.key(), AtomicBool::default);
+        if is_slow.load(Relaxed) {
+            return None;
+        }
+        let given = within(PATIENCE, move || look(&script));
+        is_slow.store(given.is_none(), Relaxed);
+        given
     }
 
     fn key(&self) -> String {
@@ -85,7 +114,7 @@ fn open(path: &Path, root: &Path, params: &Row) -> Result<Arc<Script>, String> {
 
 /// Does the work on a thread of its own, and waits for it so long. One that takes longer is left behind: its own limits
 /// end it.
-pub fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
         .name("inspection".into())
@@ -93,12 +122,6 @@ pub fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + 
         .spawn(move || _ = sender.send(work()))
         .ok()?;
     receiver.recv_timeout(patience).ok()
-}
-
-/// As [`within`], for rows that a plugin makes: none where it fails or takes long.
-#[must_use]
-pub fn made(work: impl FnOnce() -> anyhow::Result<Vec<Row>> + Send + 'static) -> Vec<Row> {
-    within(PATIENCE, work).and_then(Result::ok).unwrap_or_default()
 }
 
 /// Some of the rows that an input will have, as far as the nodes that make them say.

@@ -37,8 +37,9 @@ impl Stage for Map {
     }
 
     fn outline(&self, inputs: &Prospects) -> Option<Value> {
-        let (script, rows) = (self.plugin().script(inputs)?, inspection::rows_of(inputs, "rows"));
-        inspection::outline(inspection::made(move || Ok(script.map_rows(&rows, 0)?.into_iter().flatten().collect())))
+        let rows = inspection::rows_of(inputs, "rows");
+        let mapped = move |script: &Script| Ok(script.map_rows(&rows, 0)?.into_iter().flatten().collect());
+        inspection::outline(self.plugin().made(inputs, mapped))
     }
 
     fn run(&self, _: &NoSettings, ctx: &Context) -> Result<()> {

@@ -314,7 +314,9 @@ fn all_mistakes_are_told_at_once_by_check_plan_and_run() {
             .iter()
             .map(|(message, line, _)| (*line, message.lines().next().unwrap().split(": this ").next().unwrap()))
             .collect();
-        lines.iter_mut().for_each(|(_, message)| *message = message.split(": there ").next().unwrap());
+        for (_, message) in &mut lines {
+            *message = message.split(": there ").next().unwrap();
+        }
         let mut expected = expected.to_vec();
         expected.sort_unstable();
         lines.sort_unstable();
@@ -336,7 +338,9 @@ fn a_check_stays_quick() {
     };
     let path = workspace().join("pipelines/r1_tiny.yaml");
     let project = Project::new(&[]);
-    let time = timed(&project, &format!("check {}", path.display()));
+    // The quickest of some: other tests run at the same time.
+    let times = (0..5).map(|_| timed(&project, &format!("check {}", path.display())));
+    let time = times.min().unwrap();
     println!("r1_tiny: {time:?}");
     assert!(time < Duration::from_millis(500), "{time:?}");
 
@@ -356,4 +360,18 @@ fn a_check_stays_quick() {
     let time = timed(&project, &format!("check {}", project.path().join("many.yaml").display()));
     println!("1,000 nodes: {time:?}");
     assert!(time < Duration::from_secs(10), "{time:?}");
+
+    // What never ends is waited for once, however many nodes call it.
+    project.write(
+        "endless.rhai",
+        "fn row(rng, index) { let n = 0; loop { n = (n + 1) % 7; let s = \"a\"; s.pad(1000, \"b\"); } }\n",
+    );
+    let node = |at: usize| {
+        format!("  n{at}: {{ stage: generate, with: {{ script: endless.rhai, rows: {at}, unique: a }} }}\n")
+    };
+    project.write("endless.yaml", &format!("nodes:\n{}", (1..=20).map(node).collect::<String>()));
+    let began = Instant::now();
+    let said = project.mashbill("check endless.yaml");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }

@@ -48,7 +48,8 @@ fn in_force(project: &Project, stage: &StageInfo, with: &Value, run: &Value) -> 
     let sources =
         Sources { root, file: "p.yaml".into(), text: text.to_string(), profiles: Vec::new(), overrides: Vec::new() };
     let told = |mistakes: Vec<engine::Diagnostic>| -> String {
-        mistakes.iter().map(|mistake| format!("{}: {mistake}\n", stage.name)).collect()
+        let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        format!("{}: {}", stage.name, told.join("\n"))
     };
     let plan = Spec::parse(sources).and_then(|spec| Plan::resolve(&spec, &::stages::registry()));
     let plan = plan.map_err(told).unwrap_or_else(|told| panic!("{told}"));
@@ -65,7 +66,7 @@ struct Key {
 
 fn keys(parameters: &[ParameterInfo], above: &[String], optional: &[Vec<String>], found: &mut Vec<Key>) {
     for ParameterInfo { name, default, kind, parameters, .. } in parameters {
-        let path = [above, &[name.clone()]].concat();
+        let path = [above, std::slice::from_ref(name)].concat();
         if let Some(default) = default {
             found.push(Key { path: path.clone(), default: default.clone(), optional: optional.to_vec() });
         }
@@ -74,8 +75,11 @@ fn keys(parameters: &[ParameterInfo], above: &[String], optional: &[Vec<String>]
         }
         assert!(!kind.starts_with("list"), "blocks in a list are not walked here yet: {path:?}");
         assert!(parameters.iter().all(|inner| !inner.name.contains(": ")), "one of several blocks is not: {path:?}");
-        let optional =
-            if default == &Some(Value::Null) { [optional, &[path.clone()]].concat() } else { optional.into() };
+        let optional = if default == &Some(Value::Null) {
+            [optional, std::slice::from_ref(&path)].concat()
+        } else {
+            optional.into()
+        };
         keys(parameters, &path, &optional, found);
     }
 }
@@ -114,9 +118,12 @@ fn a_key_written_at_its_default_changes_no_fact_of_any_stage() {
             }
             let mut written = base.clone();
             put(&mut written, &key.path, key.default.clone());
-            let facts = |block: &Value| match is_setting {
-                false => in_force(&project, stage, block, &json!({})),
-                true => in_force(&project, stage, &needed, block),
+            let facts = |block: &Value| {
+                if is_setting {
+                    in_force(&project, stage, &needed, block)
+                } else {
+                    in_force(&project, stage, block, &json!({}))
+                }
             };
             let (without, with) = (facts(&base), facts(&written));
             assert_eq!(without, with, "{place} at {}", key.default);

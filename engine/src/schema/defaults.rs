@@ -66,7 +66,9 @@ pub(crate) fn inherit(schema: &Value, with: &mut Value) {
 fn fill(schema: &Value, value: &mut Value) {
     if let Value::Array(items) = value {
         for one in alternatives(schema).into_iter().filter(|one| one["items"].is_object()) {
-            items.iter_mut().for_each(|item| fill(&one["items"], item));
+            for item in items.iter_mut() {
+                fill(&one["items"], item);
+            }
         }
         return;
     }

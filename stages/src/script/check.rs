@@ -110,7 +110,7 @@ impl Script {
         let rows = if rows.is_empty() { &invented } else { rows };
         let mut wrong = None;
         for result in self.trials(used, rows) {
-            match result.map_err(|error| error.downcast::<Error>()) {
+            match result.map_err(anyhow::Error::downcast::<Error>) {
                 Ok(()) => return None,
                 Err(Ok(error)) if is_of_the_result(&error) => _ = wrong.get_or_insert(error),
                 Err(_) => (),
@@ -212,6 +212,7 @@ struct Call {
 
 /// What a file calls, and what may stand for a function there.
 #[derive(Default)]
+#[expect(clippy::struct_field_names, reason = "the calls are what is looked for")]
 struct Calls {
     calls: Vec<Call>,
     /// Names of fields: a field may hold a closure, which is called as a method is.
