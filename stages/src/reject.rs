@@ -6,7 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{data::rows, sample, device::Compute, footprint::Work, other_names::OTHER_NAMES, rejection::Rejection, text::complete::Policy};
+use crate::{
+    data::rows, device::Compute, footprint::Work, other_names::OTHER_NAMES, rejection::Rejection, sample,
+    text::complete::Policy,
+};
 
 /// Samples every prompt several times and keeps what a script accepts (DeepSeek-R1, section 2.3.3).
 ///

@@ -154,18 +154,19 @@ impl Rejection {
 /// A completion that was dropped, with what `keep` gave for it.
 fn shown(reason: &str, prompt: &Row, completed: &Completed) -> String {
     let cut = if completed.truncated() { ", cut off" } else { "" };
-    let mut text = format!(
+    let text = format!(
         "\nsuch as this one of {} tokens{cut}, for which `keep` gave {}\nprompt: {}\ncompletion: {}",
         completed.tokens.len(),
         Dropped::given(reason),
         excerpt(&prompt_text(prompt)),
         excerpt(&completed.text)
     );
-    if let Some(answer) = prompt.get("answer") {
-        let answer = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
-        text += &format!("\nanswer: {}", excerpt(&answer));
-    }
-    text + Dropped::hint(reason)
+    let answer = match prompt.get("answer") {
+        Some(Value::String(answer)) => format!("\nanswer: {}", excerpt(answer)),
+        Some(answer) => format!("\nanswer: {}", excerpt(&answer.to_string())),
+        None => String::new(),
+    };
+    [&text, &answer, Dropped::hint(reason)].concat()
 }
 
 /// A completion as plugins see it.

@@ -154,7 +154,7 @@ fn a_pretraining_that_unlearned_everything_says_so() {
 #[test]
 fn prompts_without_room_are_shown_or_asked_of_no_policy() {
     let project = project(ONE, &[]);
-    let prompts: String = [3, 30, 100].iter().map(|i| format!("{{\"prompt\": \"{}\"}}\n", "1".repeat(*i))).collect();
+    let prompts = [3, 30, 100].iter().map(|i| format!("{{\"prompt\": \"{}\"}}\n", "1".repeat(*i))).collect::<Vec<_>>().concat();
     project.write("prompts.jsonl", &prompts);
     project.write(
         "p.yaml",
@@ -218,7 +218,7 @@ fn a_rejection_that_keeps_nothing_shows_a_completion_and_what_was_given() {
 #[test]
 fn rows_that_were_left_out_stand_in_the_table() {
     let project = project(ONE, &[]);
-    let rows: String = (1..20).map(|i| format!("{{\"text\": \"{}\"}}\n", "1".repeat(i))).collect();
+    let rows = (1..20).map(|i| format!("{{\"text\": \"{}\"}}\n", "1".repeat(i))).collect::<Vec<_>>().concat();
     project.write("rows.jsonl", &rows);
     project.write(
         "p.yaml",

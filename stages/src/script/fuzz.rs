@@ -75,7 +75,7 @@ fn text(chance: &mut Stream, depth: usize) -> String {
 
 fn script(seed: u64) -> String {
     let chance = &mut Stream::new(&[seed]);
-    let statements: Vec<String> = (0..1 + chance.below(8)).map(|_| statement(chance, 3)).collect();
+    let statements: Vec<String> = (0..=chance.below(8)).map(|_| statement(chance, 3)).collect();
     let body = statements.join("\n    ");
     format!(
         "fn reward(sample) {{\n    let s = \"ab\"; let a = [1, \"x\"]; let m = #{{ x: 1 }}; let n = 0; let f = |x| x;\n    {body}\n    n\n}}\n"
@@ -96,7 +96,7 @@ fn every_script_ends_within_twice_its_time_and_its_memory() {
             .expect("util-linux has `prlimit`");
         let said = String::from_utf8_lossy(&child.stdout);
         let done = said.lines().filter(|line| line.ends_with("done")).count();
-        let last = said.lines().filter_map(|line| line.strip_suffix("begun")?.trim().parse::<u64>().ok()).last();
+        let last = said.lines().filter_map(|line| line.strip_suffix("begun")?.trim().parse::<u64>().ok()).next_back();
         let shown =
             || format!("{}\n{said}\n{}", last.map_or_else(String::new, script), String::from_utf8_lossy(&child.stderr));
         assert!(child.status.success(), "{} at seed {last:?}\n{}", child.status, shown());

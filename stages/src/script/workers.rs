@@ -86,7 +86,9 @@ where
         match receiver.recv_timeout(GLANCE) {
             Ok(done) => {
                 left -= 1;
-                done.into_iter().for_each(|(index, result)| results[index] = Some(result));
+                for (index, result) in done {
+                    results[index] = Some(result);
+                }
             }
             Err(RecvTimeoutError::Timeout) => {
                 if let Some((index, why)) = places.iter().find_map(|place| place.stuck(limits, began)) {

@@ -361,7 +361,6 @@ impl Write for Bounded {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signature that minijinja calls")]
 fn split(state: &State, value: &Variable, separator: Option<Arc<str>>, most: Option<i64>) -> Result<Variable, Error> {
     python::pay_for_parts(state, value.as_str().unwrap_or_default(), separator.as_deref())?;
     minijinja::filters::split(value, separator, most)

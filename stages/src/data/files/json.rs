@@ -35,7 +35,7 @@ pub(super) fn each(table: &Table, bytes: &[u8], take: &mut dyn FnMut(Placed) -> 
 /// An error of the part of a document that begins at `start`.
 fn invalid(table: &Table, bytes: &[u8], start: usize, error: &serde_json::Error) -> anyhow::Error {
     let before = &bytes[..start];
-    let lines = before.iter().filter(|byte| **byte == b'\n').count();
+    let lines = before.split(|byte| *byte == b'\n').count() - 1;
     let indent = before.iter().rev().take_while(|byte| **byte != b'\n').count();
     let number = lines + error.line();
     let column = error.column() + if error.line() == 1 { indent } else { 0 };

@@ -72,7 +72,7 @@ pub(super) fn each(table: &Table, take: &mut dyn FnMut(Placed) -> Result<()>) ->
                 table.limits.check_row(bytes)?;
                 held += bytes;
                 table.limits.check_packed(held, size)?;
-                as_row(&record)
+                Ok(as_row(&record))
             })
             .with_context(|| place.clone())?;
             take(Placed { place, row })?;
@@ -89,9 +89,9 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-fn as_row(record: &Record) -> Result<Row> {
+fn as_row(record: &Record) -> Row {
     match record.to_json_value() {
-        Value::Object(row) => Ok(row),
+        Value::Object(row) => row,
         _ => unreachable!("a row of Parquet is a group of fields"),
     }
 }

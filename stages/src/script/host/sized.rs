@@ -46,6 +46,7 @@ impl io::Write for Bounded {
 }
 
 /// What Rhai itself says of a text of such a size, but with the place: it forgets that of its own errors.
+#[expect(clippy::unnecessary_box_returns, reason = "what a host function gives")]
 fn too_large(context: &NativeCallContext) -> Box<EvalAltResult> {
     larger_than(context.engine().max_string_size()).into()
 }

@@ -58,7 +58,9 @@ impl Thrift {
                 let kind = items.first().map_or(12, Self::kind);
                 let mut bytes = vec![0xf0 | kind];
                 bytes.extend(varint(items.len() as u64));
-                items.iter().for_each(|item| bytes.extend(item.encode()));
+                for item in items {
+                    bytes.extend(item.encode());
+                }
                 bytes
             }
             Record(fields) => {
