@@ -87,7 +87,7 @@ fn small_files_that_become_gigabytes_are_refused_by_the_limit_they_are_over() {
     let frames = |text: &[u8]| zstd::encode_all(&text.repeat((64 << 20) / text.len())[..], 1).unwrap().repeat(100);
     refused("letters.txt.zst", &frames(b"x"), &ratio);
     refused("lines.jsonl.zst", &frames(b"\n"), &ratio);
-    refused("letters.jsonl.zst", &frames(b"x"), &["letters.jsonl.zst:1: a row of more than 16 MB"]);
+    refused("letters.jsonl.zst", &frames(b"x"), &["letters.jsonl.zst:1", row[0], row[1]]);
     refused("field.csv.zst", &[&zstd::encode_all(&b"a\n\""[..], 1).unwrap()[..], &frames(b"x")].concat(), &row[..1]);
     refused("numbers.json.zst", &frames(b"0,"), &ratio);
 }
