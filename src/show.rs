@@ -119,7 +119,9 @@ fn tell(artifact: &Artifact, provenance: &[Vec<String>]) -> Result<(), Trouble> 
     let warnings = artifact.warnings();
     if !warnings.is_empty() {
         say!("\n{BOLD}warnings{RESET}");
-        warnings.iter().for_each(|text| say!("  {text}"));
+        for text in &warnings {
+            say!("  {text}");
+        }
     }
     say!("\n{BOLD}files{RESET}");
     table(&manifest.files.iter().map(|(name, file)| row(name, size(file.size))).collect::<Vec<_>>());

@@ -390,7 +390,9 @@ impl Training<'_> {
         let mut findings = std::mem::take(&mut self.notes.findings);
         let news = self.told_of(|run| findings.news(run));
         self.notes.findings = findings;
-        news.iter().for_each(|text| self.ctx.notice(text));
+        for text in &news {
+            self.ctx.notice(text);
+        }
         // Only between phases: the rollouts of a phase belong to a policy that a later step has left behind.
         if self.ctx.cancelled() {
             self.save()?;

@@ -150,7 +150,7 @@ fn shown(reason: &str, prompt: &Row, completed: &Completed) -> String {
     );
     if let Some(answer) = prompt.get("answer") {
         let answer = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
-        text += &format!("\nanswer: {}", excerpt(&answer));
+        text.extend(["\nanswer: ", &excerpt(&answer)]);
     }
     text + Dropped::hint(reason)
 }

@@ -277,7 +277,7 @@ impl Findings {
             spans.sort_by_key(|span| span.first);
             told.extend(spans.iter().map(|span| sentence(span, run)));
             if let (Some(last), 1..) = (told.last_mut(), left_out) {
-                *last += &format!(" (and in {left_out} more steps)");
+                last.extend([" (and in ", &left_out.to_string(), " more steps)"]);
             }
         }
         told
