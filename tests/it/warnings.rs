@@ -161,8 +161,8 @@ fn a_pretraining_that_unlearned_everything_says_so() {
 #[test]
 fn prompts_without_room_are_shown_or_asked_of_no_policy() {
     let project = project(ONE, &[]);
-    let prompts: String = [3, 30, 100].iter().map(|i| format!("{{\"prompt\": \"{}\"}}\n", "1".repeat(*i))).collect();
-    project.write("prompts.jsonl", &prompts);
+    let prompts = [3, 30, 100].map(|i| format!("{{\"prompt\": \"{}\"}}\n", "1".repeat(i)));
+    project.write("prompts.jsonl", &prompts.concat());
     project.write(
         "p.yaml",
         &format!(
@@ -225,8 +225,8 @@ fn a_rejection_that_keeps_nothing_shows_a_completion_and_what_was_given() {
 #[test]
 fn rows_that_were_left_out_stand_in_the_table() {
     let project = project(ONE, &[]);
-    let rows: String = (1..20).map(|i| format!("{{\"text\": \"{}\"}}\n", "1".repeat(i))).collect();
-    project.write("rows.jsonl", &rows);
+    let rows: Vec<String> = (1..20).map(|i| format!("{{\"text\": \"{}\"}}\n", "1".repeat(i))).collect();
+    project.write("rows.jsonl", &rows.concat());
     project.write(
         "p.yaml",
         &format!(
