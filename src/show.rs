@@ -121,7 +121,7 @@ fn tell(artifact: &Artifact, provenance: &[Vec<String>]) -> Result<(), Trouble> 
     let warnings = artifact.warnings();
     if !warnings.is_empty() {
         say!("\n{BOLD}warnings{RESET}");
-        for text in warnings {
+        for text in &warnings {
             say!("  {text}");
         }
     }

@@ -1,4 +1,4 @@
-//! What TRL, verl, open-r1, OpenRLHF, axolotl, PEFT, vLLM and nanochat call the parameters of the stages here, a row a
+//! What TRL, verl, open-r1, `OpenRLHF`, axolotl, PEFT, vLLM and nanochat call the parameters of the stages here, a row a
 //! concept. Knows nothing of what they do.
 
 use engine::OtherName;

@@ -181,7 +181,7 @@ fn what_cannot_be_meant_of_an_adapter_is_refused_with_the_mend() {
         ),
         (
             "{ stage: sft, inputs: { policy: base, rows: rows }, with: { lora: { r: 8 } } }",
-            "`lora` has the parameters `rank`",
+            "`lora.r` is `lora.rank` here",
         ),
     ] {
         let said = project(&format!("{SFT}  made: {node}\n")).mashbill("check p.yaml");

@@ -137,14 +137,14 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
         ctx.warn(0, "`learning_rate` is 0: the policy comes out as it came in")?;
     }
     let patience = lesson.validation.and_then(|validation| validation.patience);
-    let mut last_loss = 0.0;
+    let mut last = None;
     while trainer.steps < total && !standing.is_out_of(patience) {
         if ctx.cancelled() {
             save(&mut saver, &trainer, &standing)?;
             return Err(Cancelled.into());
         }
         let mut stepped = step(&mut trainer, lesson, compute)?;
-        last_loss = stepped.loss;
+        last = Some((stepped.loss, stepped.gradient_norm));
         if let Some(validation) = lesson.validation.filter(|validation| validation.is_due(trainer.steps, total)) {
             let loss = validation.look(&trainer, &mut standing, &saver, compute)?;
             stepped.metrics.push(("validation_loss", loss));
@@ -164,7 +164,7 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
         }
     }
     let vocabulary = trainer.decoder.config.vocab_size;
-    if let Some(warning) = worse_than_even(last_loss, vocabulary) {
+    if let Some(warning) = last.and_then(|(loss, gradient_norm)| broken(loss, gradient_norm, vocabulary)) {
         ctx.warn(trainer.steps, &warning)?;
     }
     if let (Some(Keep::Best), Some(best)) = (lesson.validation.map(|validation| validation.keep), standing.best)
@@ -178,10 +178,13 @@ pub fn fit(mut checkpoint: Checkpoint, lesson: &Lesson, compute: &Compute, ctx: 
     Ok(checkpoint)
 }
 
-/// That a policy has learned to be wrong, if its last loss says so.
-fn worse_than_even(loss: f64, vocabulary: usize) -> Option<String> {
+/// That a policy has learned to be wrong, or learns no more, if its last step says so.
+fn broken(loss: f64, gradient_norm: f64, vocabulary: usize) -> Option<String> {
     /// By how much a loss may be above that of even draws: a few steps of a policy that knows nothing yet end there.
     const MARGIN: f64 = 1.2;
+    if gradient_norm == 0.0 {
+        return Some("the gradient of the last step is 0: the policy learns no more".to_owned());
+    }
     let even = (vocabulary as f64).ln();
     (loss > MARGIN * even).then(|| {
         format!(
@@ -194,6 +197,7 @@ fn worse_than_even(loss: f64, vocabulary: usize) -> Option<String> {
 /// What a step is recorded as, and what whoever watches is told.
 struct Step {
     loss: f64,
+    gradient_norm: f64,
     metrics: Vec<(&'static str, f64)>,
     message: String,
 }
@@ -221,6 +225,7 @@ fn step(trainer: &mut Trainer, lesson: &Lesson, compute: &Compute) -> Result<Ste
     let tokens_per_s = tokens as f64 / started.elapsed().as_secs_f64();
     Ok(Step {
         loss,
+        gradient_norm: stepped.gradient_norm,
         metrics: vec![
             ("loss", loss),
             ("learning_rate", f64::from(learning_rate)),
@@ -296,14 +301,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_far_above_that_of_even_draws_is_warned_of() {
+    fn a_last_step_that_is_broken_is_warned_of() {
         // ln 20 is 2.996.
-        assert_eq!(worse_than_even(3.1, 20), None);
+        assert_eq!(broken(3.1, 0.5, 20), None);
         assert!(
-            worse_than_even(48.0, 20)
-                .unwrap()
-                .starts_with("the loss of the last step is 48.00 nats a token, where all 20")
+            broken(48.0, 0.5, 20).unwrap().starts_with("the loss of the last step is 48.00 nats a token, where all 20")
         );
+        assert_eq!(broken(3.0, 0.0, 20).unwrap(), "the gradient of the last step is 0: the policy learns no more");
     }
 
     #[test]
