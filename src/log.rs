@@ -43,7 +43,9 @@ pub fn log(file: &Path, node: &str, lines: usize, global: &Global) -> Result<Cod
     };
     tell(&records, if lines == 0 { usize::MAX } else { lines });
     if let Some((run, node)) = &failed {
-        tell_failure(*run, node);
+        // Why a program failed repeats the end of its log.
+        let why = node.error.as_deref().and_then(|why| why.lines().next()).unwrap_or("the run did not say why");
+        screen::note(&format!("{RED}failed{RESET} in run {run}: {why}"));
     }
     Ok(Code::Done)
 }

@@ -147,6 +147,7 @@ pub struct Grpo {
     pub logprob_tolerance: f32,
     /// What happens to a prompt that leaves no room for `max_new_tokens` in the policy's context.
     #[serde(default, skip_serializing_if = "LongPrompts::is_error")]
+    #[schemars(!skip_serializing_if)]
     pub too_long: LongPrompts,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]

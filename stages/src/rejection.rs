@@ -48,6 +48,7 @@ pub struct Rejection {
     pub stop: Vec<String>,
     /// What happens to a prompt that leaves no room for `max_new_tokens` in the model's context.
     #[serde(default, skip_serializing_if = "LongPrompts::is_error")]
+    #[schemars(!skip_serializing_if)]
     pub too_long: LongPrompts,
     /// How conversations are written, and what the template check lets pass.
     #[serde(default, skip_serializing_if = "Chat::is_plain")]

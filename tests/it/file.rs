@@ -126,6 +126,10 @@ nodes:
       sharegpt: null  # default
       where: {}  # default
       limit: 8  # p.yaml:10
+    run:
+      max_row_mb: 16.0  # default
+      max_file_gb: 4.0  # default
+      max_ratio: 200.0  # default
     seed: 1  # p.yaml:8
 ";
     assert!(said.stdout.starts_with(expected), "{}", said.stdout);

@@ -69,7 +69,7 @@ nodes:
     assert_eq!(said.code, Some(0), "{said:#?}");
     assert_eq!(said.outcomes(), "base made, rows made, both made");
     let shown = offline(&project, "show p.yaml base").stdout;
-    let record = format!("{{\"step\":0,\"repository\":\"org/tiny\",\"revision\":\"main\",\"commit\":\"{COMMIT}\"}}");
+    let record = format!("\n  repository: org/tiny\n  revision: main\n  commit: {COMMIT}\n");
     assert!(shown.contains(&record), "{shown}");
     assert!(shown.contains("hf:org/tiny"), "{shown}");
     let shown = offline(&project, "show p.yaml rows").stdout;
