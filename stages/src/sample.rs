@@ -35,6 +35,7 @@ pub struct Sample {
     pub logprobs: bool,
     /// What happens to a prompt that leaves no room for `max_new_tokens` in the model's context.
     #[serde(skip_serializing_if = "LongPrompts::is_error")]
+    #[schemars(!skip_serializing_if)]
     pub too_long: LongPrompts,
     /// How conversations are written, and what the template check lets pass.
     #[serde(skip_serializing_if = "Chat::is_plain")]

@@ -206,7 +206,8 @@ nodes:
     assert_eq!(project.mashbill("run p.yaml --keep-going").code, Some(1));
     let said = project.mashbill("log p.yaml c");
     assert_eq!(said.code, Some(0));
-    assert!(said.stdout.starts_with("one\ntwo\nfailed in run 1: the program ended with exit status: 7\n"), "{said:#?}");
+    assert_eq!(said.stdout, "one\ntwo\n");
+    assert!(said.stderr.ends_with("failed in run 1: the program ended with exit status: 7\n"), "{said:#?}");
     let said = project.mashbill("log p.yaml g");
     assert_eq!(said.code, Some(0));
     assert!(said.stdout.starts_with("failed in run 1: no luck at all\n --> bad.rhai:1:"), "{said:#?}");
