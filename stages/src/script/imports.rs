@@ -25,7 +25,8 @@ pub fn imports(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let root = std::env::current_dir().unwrap_or_default();
     let name = path.strip_prefix(&root).unwrap_or(path).display().to_string();
     let (path, limits) = (path.to_path_buf(), Limits::default());
-    let found = workers::run(1, &limits.clone(), &Cancel::default(), move |_| imports_of(&path, &root, &limits));
+    let work = move |()| imports_of(&path, &root, &limits);
+    let found = workers::run(1, &Limits::default(), &Cancel::default(), &|_| (), work);
     match found {
         Ok(mut one) => Ok(one.pop().expect("one piece of work has one result")),
         Err(Stopped::Failed { error, .. }) => Err(error.into()),

@@ -38,14 +38,12 @@ mod workers;
 
 use std::{
     collections::BTreeMap,
-    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use ::engine::{Cancel, Cancelled, Context, Source};
-use rayon::prelude::*;
 use rhai::{AST, Dynamic, Engine, Scope};
 
 pub use self::{
@@ -132,7 +130,7 @@ impl Script {
         let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
         let (path, root) = (path.to_path_buf(), root.to_path_buf());
         let (taken, stop) = (limits.clone(), cancel.clone());
-        let compile = move |_| {
+        let compile = move |()| {
             let library = Library::default();
             let mut engine = sandbox::engine(&limits, params.clone(), library.clone(), cancel.clone());
             extend(&mut engine);
@@ -140,7 +138,7 @@ impl Script {
             let (params, limits, cancel) = (params.clone(), limits.clone(), cancel.clone());
             Ok(Self(Arc::new(Compiled { engine, ast, name, texts, params, limits, cancel })))
         };
-        match workers::run(1, &taken, &stop, compile) {
+        match workers::run(1, &taken, &stop, &|_| (), compile) {
             Ok(mut one) => Ok(one.pop().expect("one piece of work has one result")),
             Err(Stopped::Failed { error, .. }) => Err(Error::into(error)),
             Err(Stopped::GivenUp { why, .. }) => Err(Error::new(format!("reading it was {why}"), &name).into()),
@@ -164,30 +162,19 @@ impl Script {
         read: Read<R>,
         at: impl Fn(Error, usize) -> Error,
     ) -> anyhow::Result<Vec<R>> {
-        // Arguments of more calls than that are not held at once.
-        const CHUNK: usize = 8192;
         let taken = self.0.parameters(function, N + 1)?;
-        let mut results = Vec::with_capacity(items.len());
-        for (number, chunk) in items.chunks(CHUNK).enumerate() {
-            let with_params = |item| arguments(item).into_iter().chain([self.0.params.clone()]).take(taken).collect();
-            let arguments: Vec<Mutex<Vec<Dynamic>>> = chunk.par_iter().map(with_params).map(Mutex::new).collect();
-            let (compiled, name) = (Arc::clone(&self.0), function.to_owned());
-            let call = move |index: usize| {
-                let arguments = mem::take(&mut *arguments[index].lock().expect("no holder of this lock panics"));
-                compiled.call(&name, arguments, read)
-            };
-            let (index, error) = match workers::run(chunk.len(), &self.0.limits, &self.0.cancel, call) {
-                Ok(done) => {
-                    results.extend(done);
-                    continue;
-                }
-                Err(Stopped::Cancelled) => return Err(Cancelled.into()),
-                Err(Stopped::Failed { index, error }) => (index, error),
-                Err(Stopped::GivenUp { index, why }) => (index, self.0.refuse(function, format!("the call was {why}"))),
-            };
-            return Err(at(error, number * CHUNK + index).into());
-        }
-        Ok(results)
+        let prepare = |index: usize| -> Vec<Dynamic> {
+            arguments(&items[index]).into_iter().chain([self.0.params.clone()]).take(taken).collect()
+        };
+        let (compiled, name) = (Arc::clone(&self.0), function.to_owned());
+        let call = move |arguments| compiled.call(&name, arguments, read);
+        let (index, error) = match workers::run(items.len(), &self.0.limits, &self.0.cancel, &prepare, call) {
+            Ok(results) => return Ok(results),
+            Err(Stopped::Cancelled) => return Err(Cancelled.into()),
+            Err(Stopped::Failed { index, error }) => (index, error),
+            Err(Stopped::GivenUp { index, why }) => (index, self.0.refuse(function, format!("the call was {why}"))),
+        };
+        Err(at(error, index).into())
     }
 }
 

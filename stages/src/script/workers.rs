@@ -2,9 +2,13 @@
 //! Knows nothing of what the work is.
 
 use std::{
+    mem,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -42,46 +46,56 @@ const GRACE: Duration = Duration::from_secs(1);
 /// usual two megabytes. Only what is touched is ever real memory.
 const STACK_BYTES: usize = 256 << 20;
 
-/// Does `work` for every index below `count` on as many threads as there are cores; the results are in order.
+/// Does the work of every index below `count` on as many threads as there are cores; the results are in order.
 ///
-/// The threads share nothing with the caller but `work`, so that one which never ends can be left behind.
-pub(super) fn run<R, E>(
+/// `prepare` makes what `work` is given, and may borrow from the caller. `work` borrows nothing, so that a thread which
+/// never comes back from it can be left behind.
+pub(super) fn run<P, R, E>(
     count: usize,
     limits: &Limits,
     cancel: &Cancel,
-    work: impl Fn(usize) -> Result<R, E> + Send + Sync + 'static,
+    prepare: &(dyn Fn(usize) -> P + Sync),
+    work: impl Fn(P) -> Result<R, E> + Send + Sync + 'static,
 ) -> Result<Vec<R>, Stopped<E>>
 where
+    P: 'static,
     R: Send + 'static,
     E: Send + 'static,
 {
-    let batch = Arc::new(Batch { count, work, next: AtomicUsize::new(0), failed: AtomicUsize::new(usize::MAX) });
+    // SAFETY: only the lifetime is another one. A thread calls it while its place is `OUTSIDE` and never after that is
+    // `LEFT`, and `Leave` does not let this function end before no place is `OUTSIDE`.
+    let prepare = unsafe {
+        mem::transmute::<&(dyn Fn(usize) -> P + Sync), &'static (dyn Fn(usize) -> P + Sync + 'static)>(prepare)
+    };
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let batch = Arc::new(Batch { count, prepare, work, next, failed });
     let (sender, receiver) = mpsc::channel();
     let began = Instant::now();
-    let mut places = Vec::new();
+    let mut threads = Leave { next: &batch.next, count, places: Vec::new() };
     for number in 0..rayon::current_num_threads().min(count) {
-        let here = Arc::new(Place::default());
-        let (batch, place, sender) = (Arc::clone(&batch), Arc::clone(&here), sender.clone());
+        let place = Arc::new(Place::default());
+        threads.places.push(Arc::clone(&place));
+        let (batch, sender) = (Arc::clone(&batch), sender.clone());
         let (limits, cancel) = (limits.clone(), cancel.clone());
         let work = move || {
             let done = batch.work_through(&place, &limits, &cancel, began);
-            // Nobody listens any more where this thread was given up.
+            // Nobody listens any more where this thread was left behind.
             let _ = sender.send(done);
         };
         let thread = thread::Builder::new().name(format!("script-{number}")).stack_size(STACK_BYTES);
-        match thread.spawn(work) {
-            Ok(_) => places.push(here),
-            Err(error) if places.is_empty() => {
+        if let Err(error) = thread.spawn(work) {
+            threads.places.pop();
+            // Fewer do as well.
+            if threads.places.is_empty() {
                 return Err(Stopped::GivenUp { index: 0, why: format!("given up: no thread can be started: {error}") });
             }
-            // Fewer do as well.
-            Err(_) => break,
+            break;
         }
     }
     drop(sender);
 
     let mut results: Vec<Option<Result<R, E>>> = (0..count).map(|_| None).collect();
-    let (mut left, mut cancelled_at) = (places.len(), None);
+    let (mut left, mut cancelled_at) = (threads.places.len(), None);
     while left > 0 {
         match receiver.recv_timeout(GLANCE) {
             Ok(done) => {
@@ -91,15 +105,14 @@ where
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
-                if let Some((index, why)) = places.iter().find_map(|place| place.stuck(limits, began)) {
-                    batch.next.store(count, Relaxed);
+                if let Some((index, why)) = threads.places.iter().find_map(|place| place.stuck(limits, began)) {
                     return Err(Stopped::GivenUp { index, why });
                 }
                 if cancel.is_cancelled() && cancelled_at.get_or_insert_with(Instant::now).elapsed() > GRACE {
                     return Err(Stopped::Cancelled);
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => unreachable!("a thread catches what panics in it, and then sends"),
+            Err(RecvTimeoutError::Disconnected) => panic!("a thread that calls scripts ended without its results"),
         }
     }
     let is_whole = results.iter().all(|result| matches!(result, Some(Ok(_))));
@@ -114,8 +127,9 @@ where
 }
 
 /// What the threads share.
-struct Batch<F> {
+struct Batch<P: 'static, F> {
     count: usize,
+    prepare: &'static (dyn Fn(usize) -> P + Sync),
     work: F,
     /// The next index that nobody has taken.
     next: AtomicUsize,
@@ -123,7 +137,7 @@ struct Batch<F> {
     failed: AtomicUsize,
 }
 
-impl<F> Batch<F> {
+impl<P, F> Batch<P, F> {
     fn work_through<R, E>(
         &self,
         place: &Place,
@@ -132,19 +146,25 @@ impl<F> Batch<F> {
         began: Instant,
     ) -> Vec<(usize, Result<R, E>)>
     where
-        F: Fn(usize) -> Result<R, E>,
+        F: Fn(P) -> Result<R, E>,
     {
+        let _end = End(place);
         let mut done = Vec::new();
         while !cancel.is_cancelled() {
             let index = self.next.fetch_add(1, Relaxed);
             if index >= self.count || index > self.failed.load(Relaxed) {
                 break;
             }
+            let prepared = (self.prepare)(index);
             place.index.store(index, Relaxed);
             place.since_ms.store(1 + elapsed_ms(began), Relaxed);
-            let work = || sandbox::timed(limits, || (self.work)(index));
+            place.state.store(INSIDE, Release);
+            let work = || sandbox::timed(limits, || (self.work)(prepared));
             let result = memory::within(limits.wall_bytes(), &place.is_over, work);
             place.since_ms.store(0, Relaxed);
+            if place.state.compare_exchange(INSIDE, OUTSIDE, AcqRel, Acquire).is_err() {
+                break;
+            }
             if result.is_err() {
                 self.failed.fetch_min(index, Relaxed);
             }
@@ -154,14 +174,52 @@ impl<F> Batch<F> {
     }
 }
 
+/// A thread that may be using what the caller lent.
+const OUTSIDE: u8 = 0;
+/// One that is in `work`, which uses nothing of the caller's.
+const INSIDE: u8 = 1;
+/// One that was left behind in there, and uses nothing of the caller's ever again.
+const LEFT: u8 = 2;
+/// One that has ended its loop.
+const ENDED: u8 = 3;
+
 /// What one thread is at.
 #[derive(Default)]
 struct Place {
+    state: AtomicU8,
     index: AtomicUsize,
     /// When it began, in milliseconds and from one; zero between two pieces of work.
     since_ms: AtomicU64,
     /// It asked for more memory than there is for it.
     is_over: AtomicBool,
+}
+
+/// Says that a thread uses nothing of the caller's any more, also where it panicked.
+struct End<'a>(&'a Place);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.state.compare_exchange(OUTSIDE, ENDED, AcqRel, Acquire);
+    }
+}
+
+/// Leaves all threads behind that are still in `work`, and waits for the others.
+struct Leave<'a> {
+    next: &'a AtomicUsize,
+    count: usize,
+    places: Vec<Arc<Place>>,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.next.store(self.count, Relaxed);
+        for place in &self.places {
+            // What a thread does outside of `work` is short: it comes in, or ends.
+            while place.state.compare_exchange(INSIDE, LEFT, AcqRel, Acquire) == Err(OUTSIDE) {
+                thread::yield_now();
+            }
+        }
+    }
 }
 
 impl Place {
@@ -173,9 +231,9 @@ impl Place {
             return Some((index, format!("given up: one step of it asked for more than {most} MiB of memory")));
         }
         let since_ms = self.since_ms.load(Relaxed).checked_sub(1)?;
-        let seconds = Duration::from_millis(elapsed_ms(began).saturating_sub(since_ms));
+        let took = Duration::from_millis(elapsed_ms(began).saturating_sub(since_ms));
         let most = limits.give_up();
-        (seconds > most)
+        (took > most)
             .then(|| (index, format!("given up after {} seconds: one step of it does not end", most.as_secs_f64())))
     }
 }
