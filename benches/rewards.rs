@@ -8,7 +8,10 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
-use stages::script::{Counted, Sample, Script};
+use stages::{
+    bounded::memory::Counted,
+    script::{Sample, Script},
+};
 
 /// As the program has it: counting is a part of what a reward costs.
 #[global_allocator]

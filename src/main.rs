@@ -36,7 +36,7 @@ mod watch;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
-use ::stages::script::Counted;
+use ::stages::bounded::memory::Counted;
 use clap::Parser as _;
 
 use crate::args::{Command, Verb};

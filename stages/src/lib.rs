@@ -7,6 +7,7 @@ mod other_names;
 mod registry;
 
 pub mod answer;
+pub mod bounded;
 pub mod data;
 pub mod decode;
 pub mod device;
@@ -48,4 +49,4 @@ pub use registry::registry;
 /// As the program has it, so that tests of scripts meet the same limits.
 #[cfg(test)]
 #[global_allocator]
-static ALLOCATOR: script::Counted<std::alloc::System> = script::Counted(std::alloc::System);
+static ALLOCATOR: bounded::memory::Counted<std::alloc::System> = bounded::memory::Counted(std::alloc::System);

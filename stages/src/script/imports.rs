@@ -13,8 +13,8 @@ use rhai::{AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, Module, ModuleRes
 use super::{
     error::Error,
     sandbox::{self, Limits},
-    workers::{self, Stopped},
 };
+use crate::bounded::{self, Stopped};
 
 /// The files that a plugin imports, and those that these import, in order of their paths. Their bytes
 /// decide what the plugin does as much as its own.
@@ -25,8 +25,9 @@ pub fn imports(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let root = std::env::current_dir().unwrap_or_default();
     let name = path.strip_prefix(&root).unwrap_or(path).display().to_string();
     let (path, limits) = (path.to_path_buf(), Limits::default());
-    let work = move |()| imports_of(&path, &root, &limits);
-    let found = workers::run(1, &Limits::default(), &Cancel::default(), &|_| (), work);
+    let bounds = limits.bounds();
+    let work = move |()| sandbox::timed(&limits, || imports_of(&path, &root, &limits));
+    let found = bounded::run(1, bounds, &Cancel::default(), &|_| (), work);
     match found {
         Ok(mut one) => Ok(one.pop().expect("one piece of work has one result")),
         Err(Stopped::Failed { error, .. }) => Err(error.into()),

@@ -13,7 +13,7 @@
 //! | `test_...()` | `mashbill test` | nothing; it fails by `assert`, `assert_eq` or any error |
 //!
 //! Every call has limits on operations, time and memory (`sandbox.rs`), and what cannot be stopped from inside is given up
-//! (`workers.rs`).
+//! (`bounded.rs`).
 //!
 //! `params` is a constant map in every function: the stage's `params:`, empty where there are none.
 //! A function may also take it as its last argument.
@@ -25,7 +25,6 @@ mod fuzz;
 mod host;
 mod imports;
 mod keep;
-mod memory;
 mod reward;
 mod rng;
 mod rows;
@@ -34,7 +33,6 @@ mod sandbox;
 mod tests;
 mod tests_of;
 mod value;
-mod workers;
 
 use std::{
     collections::BTreeMap,
@@ -51,12 +49,14 @@ pub use self::{
     error::{Error, Mistake},
     imports::imports,
     keep::Keep,
-    memory::Counted,
     reward::Reward,
     tests_of::{TestOutcome, run_tests},
 };
-use self::{imports::Library, sandbox::Limits, workers::Stopped};
-use crate::data::rows::Row;
+use self::{imports::Library, sandbox::Limits};
+use crate::{
+    bounded::{self, Stopped},
+    data::rows::Row,
+};
 
 /// A plugin, compiled and ready to be called from many threads.
 pub struct Script(Arc<Compiled>);
@@ -134,11 +134,12 @@ impl Script {
             let library = Library::default();
             let mut engine = sandbox::engine(&limits, params.clone(), library.clone(), cancel.clone());
             extend(&mut engine);
-            let imports::Loaded { ast, name, texts } = imports::load(&engine, &library, &path, &root, &limits)?;
+            let load = || imports::load(&engine, &library, &path, &root, &limits);
+            let imports::Loaded { ast, name, texts } = sandbox::timed(&limits, load)?;
             let (params, limits, cancel) = (params.clone(), limits.clone(), cancel.clone());
             Ok(Self(Arc::new(Compiled { engine, ast, name, texts, params, limits, cancel })))
         };
-        match workers::run(1, &taken, &stop, &|_| (), compile) {
+        match bounded::run(1, taken.bounds(), &stop, &|_| (), compile) {
             Ok(mut one) => Ok(one.pop().expect("one piece of work has one result")),
             Err(Stopped::Failed { error, .. }) => Err(Error::into(error)),
             Err(Stopped::GivenUp { why, .. }) => Err(Error::new(format!("reading it was {why}"), &name).into()),
@@ -168,7 +169,7 @@ impl Script {
         };
         let (compiled, name) = (Arc::clone(&self.0), function.to_owned());
         let call = move |arguments| compiled.call(&name, arguments, read);
-        let (index, error) = match workers::run(items.len(), &self.0.limits, &self.0.cancel, &prepare, call) {
+        let (index, error) = match bounded::run(items.len(), self.0.limits.bounds(), &self.0.cancel, &prepare, call) {
             Ok(results) => return Ok(results),
             Err(Stopped::Cancelled) => return Err(Cancelled.into()),
             Err(Stopped::Failed { index, error }) => (index, error),
@@ -195,7 +196,7 @@ impl Compiled {
             }
         };
         // Rhai's own invariants are not ours to trust: a panic in it is the plugin's error, not the end of the run.
-        catch_unwind(AssertUnwindSafe(call))
+        catch_unwind(AssertUnwindSafe(|| sandbox::timed(&self.limits, call)))
             .unwrap_or_else(|_| Err(Error::new("the script engine panicked", &self.name).in_function(function)))
     }
 

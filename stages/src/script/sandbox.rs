@@ -16,7 +16,8 @@ use rhai::{
     },
 };
 
-use super::{host, imports::Library, memory};
+use super::{host, imports::Library};
+use crate::bounded::{Bounds, memory};
 
 /// Where a call of a plugin ends, whatever it does. What its closures do counts as its own.
 #[derive(Debug, Clone)]
@@ -54,14 +55,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Memory is looked at between operations; one operation of its own may not take more than the same again.
-    pub fn wall_bytes(&self) -> usize {
-        2 * self.memory_bytes
-    }
-
-    /// Time after which a call is taken not to end: the clock too is looked at between operations.
-    pub fn give_up(&self) -> Duration {
-        self.wall * 3 / 2
+    /// Memory and the clock are looked at between operations. One operation of its own may take as much memory again, and
+    /// half of the time.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { memory_bytes: 2 * self.memory_bytes, time: self.wall * 3 / 2 }
     }
 }
 

@@ -7,14 +7,16 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     io::{self, Write},
     ops::Range,
-    panic,
+    panic::{self, AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread,
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use engine::Cancel;
 use minijinja::{
     Environment, Error, ErrorKind, State,
     syntax::SyntaxConfig,
@@ -23,6 +25,7 @@ use minijinja::{
 use serde_json::{Map, Value};
 
 use crate::{
+    bounded::{self, Bounds, Stopped},
     data::regular,
     text::{
         date::Date,
@@ -48,8 +51,6 @@ struct Compiled {
     environment: Arc<Environment<'static>>,
     /// Has `{% generation %}` blocks.
     marks: bool,
-    /// Can it make a value that no usual stack is deep enough for?
-    nests: bool,
 }
 
 /// What a template writes out.
@@ -75,11 +76,9 @@ pub const DEFAULT: &str = "\
 
 /// Loops in a template end after so many instructions, of which each may be 64 bytes of text instead.
 const FUEL: u64 = 5_000_000;
-/// Bytes of stack for a template that can put lists into lists by a loop. Letting go of a list lets go of what is in it,
-/// and each takes 80 bytes of the stack: fuel is enough for three million of them.
-const DEEP_STACK: usize = 320 << 20;
-/// Bytes of a template that without a loop cannot reach so deep that it would matter.
-const SHALLOW: usize = 16 << 10;
+/// A list that holds another one many times, which does so too, takes no memory and prints without end, and fuel does not
+/// see how values are printed in an expression.
+const BOUNDS: Bounds = Bounds { memory_bytes: 512 << 20, time: Duration::from_secs(10) };
 /// Bytes of a rendered conversation at most: some 16 million tokens, more than any context.
 const LONGEST: usize = 64 << 20;
 /// Blanks of a level of JSON at most.
@@ -301,25 +300,24 @@ impl Compiled {
             matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
         });
         // Jinja2 reads every end of a line as one character.
-        // Only what belongs to a namespace outlives a turn of a loop.
-        let nests = source.contains("namespace") || source.len() > SHALLOW;
         let (source, marks) = with_marks(&source.replace("\r\n", "\n").replace('\r', "\n"));
         environment
             .add_template_owned(NAME, source)
             .map_err(|error| anyhow!("the chat template is malformed: {error:#}"))?;
-        Ok(Self { environment: Arc::new(environment), marks, nests })
+        Ok(Self { environment: Arc::new(environment), marks })
     }
 
     fn render(&self, scope: BTreeMap<String, Variable>) -> Result<String> {
-        if !self.nests {
-            return self.render_here(scope);
+        let compiled = self.clone();
+        let work = move |scope| Ok::<_, Infallible>(catch_unwind(AssertUnwindSafe(|| compiled.render_here(scope))));
+        match bounded::run(1, BOUNDS, &Cancel::default(), &|_| scope.clone(), work) {
+            Ok(mut one) => {
+                let rendered = one.pop().expect("one piece of work has one result");
+                rendered.unwrap_or_else(|panic| panic::resume_unwind(panic))
+            }
+            Err(Stopped::GivenUp { why, .. }) => bail!("rendering the chat template was {why}"),
+            Err(Stopped::Failed { .. } | Stopped::Cancelled) => unreachable!("it cannot fail, and nobody cancels it"),
         }
-        thread::scope(|threads| {
-            let builder = thread::Builder::new().stack_size(DEEP_STACK);
-            let rendering = builder.spawn_scoped(threads, || self.render_here(scope));
-            let rendering = rendering.context("starting a thread for the chat template")?;
-            rendering.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
-        })
     }
 
     fn render_here(&self, scope: BTreeMap<String, Variable>) -> Result<String> {
@@ -599,6 +597,13 @@ mod tests {
             assert!(error.starts_with("the chat template "), "{source}: {error}");
             assert!(started.elapsed().as_secs() < 15, "{source}: {:?}", started.elapsed());
         }
+        // Two to the power of forty items, in forty lists.
+        let shared = format!("{{% set a = [1] %}}{}", "{% set a = [a, a] %}".repeat(40));
+        let error = rendered(&format!("{shared}{{{{ a ~ '' }}}}"), json!([])).unwrap_err().to_string();
+        assert!(
+            error.starts_with("rendering the chat template was given up: one step of it asked for more"),
+            "{error}"
+        );
         // Let go of on a stack that is deep enough.
         assert_eq!(rendered(&format!("{deep}{{% set ns.a = 0 %}}x"), json!([])).unwrap(), "x");
         // What conversations need stays.

@@ -1,7 +1,7 @@
 //! How much memory a thread holds, counted by the allocator, and the wall that no allocation gets past.
-//! Knows nothing of scripts.
+//! Knows nothing of the work.
 //!
-//! A script's call may spend most of its time in functions of the language that do not return before they have made
+//! A script may spend most of its time in functions of its language that do not return before they have made
 //! their result. The allocator is the only place that sees what they take while they take it. It cannot fail there:
 //! unwinding out of an allocator is undefined, and a null pointer ends the process. So an allocation past the wall
 //! never returns: its thread sleeps for good, says so, and whoever waits for it gives it up.
@@ -82,18 +82,19 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counted<A> {
 }
 
 /// Bytes that this thread holds beyond what it held when the innermost [`within`] began.
-pub(super) fn held() -> usize {
+#[must_use]
+pub fn held() -> usize {
     ACCOUNT.with(|account| usize::try_from(account.held.get()).unwrap_or(0))
 }
 
 /// Runs `work`, which may hold `most` bytes. Where it asks for more, `is_over` is set and this never returns.
-pub(super) fn within<R>(most: usize, is_over: &AtomicBool, work: impl FnOnce() -> R) -> R {
+pub fn within<R>(most: usize, is_over: &AtomicBool, work: impl FnOnce() -> R) -> R {
     counted(isize::try_from(most).unwrap_or(isize::MAX), is_over, work)
 }
 
 /// Runs what belongs to the program and not to the script, such as writing a log line while others wait for the same
 /// lock: it is never put to sleep.
-pub(super) fn uncounted<R>(work: impl FnOnce() -> R) -> R {
+pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
     counted(isize::MAX, null(), work)
 }
 

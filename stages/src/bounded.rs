@@ -1,5 +1,7 @@
-//! Threads that do pieces of work which may never end: they are given up then, and not waited for.
+//! Work of somebody else's making, such as scripts and templates: bounded in memory, and given up where it does not end.
 //! Knows nothing of what the work is.
+
+pub mod memory;
 
 use std::{
     mem,
@@ -17,14 +19,18 @@ use std::{
 
 use engine::Cancel;
 
-use super::{
-    memory,
-    sandbox::{self, Limits},
-};
+/// What a piece of work may take at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes that it may hold: an allocation beyond them never returns.
+    pub memory_bytes: usize,
+    /// Time after which it is taken not to end.
+    pub time: Duration,
+}
 
 /// Why not every piece of work has a result.
 #[derive(Debug)]
-pub(super) enum Stopped<E> {
+pub enum Stopped<E> {
     /// The first piece, by its index, that gave an error.
     Failed {
         index: usize,
@@ -42,17 +48,21 @@ pub(super) enum Stopped<E> {
 const GLANCE: Duration = Duration::from_millis(20);
 /// How long work has to end after it was cancelled.
 const GRACE: Duration = Duration::from_secs(1);
-/// An array may nest as deep as it may be long, and is dropped and measured by recursion: that takes more than the
-/// usual two megabytes. Only what is touched is ever real memory.
-const STACK_BYTES: usize = 256 << 20;
+/// A list may nest as deep as it may be long, and is dropped and measured by recursion: that takes more than the
+/// usual two megabytes; a chat template has fuel for three million levels of 80 bytes. Only what is touched is ever
+/// real memory.
+const STACK_BYTES: usize = 320 << 20;
 
 /// Does the work of every index below `count` on as many threads as there are cores; the results are in order.
 ///
 /// `prepare` makes what `work` is given, and may borrow from the caller. `work` borrows nothing, so that a thread which
-/// never comes back from it can be left behind.
-pub(super) fn run<P, R, E>(
+/// never comes back from it can be left behind. Memory is bounded where [`memory::Counted`] is the program's allocator.
+///
+/// # Errors
+/// The first error of `work` in order, or that a piece of it was given up, or that `cancel` was asked for meanwhile.
+pub fn run<P, R, E>(
     count: usize,
-    limits: &Limits,
+    bounds: Bounds,
     cancel: &Cancel,
     prepare: &(dyn Fn(usize) -> P + Sync),
     work: impl Fn(P) -> Result<R, E> + Send + Sync + 'static,
@@ -76,13 +86,13 @@ where
         let place = Arc::new(Place::default());
         threads.places.push(Arc::clone(&place));
         let (batch, sender) = (Arc::clone(&batch), sender.clone());
-        let (limits, cancel) = (limits.clone(), cancel.clone());
+        let cancel = cancel.clone();
         let work = move || {
-            let done = batch.work_through(&place, &limits, &cancel, began);
+            let done = batch.work_through(&place, bounds, &cancel, began);
             // Nobody listens any more where this thread was left behind.
             let _ = sender.send(done);
         };
-        let thread = thread::Builder::new().name(format!("script-{number}")).stack_size(STACK_BYTES);
+        let thread = thread::Builder::new().name(format!("bounded-{number}")).stack_size(STACK_BYTES);
         if let Err(error) = thread.spawn(work) {
             threads.places.pop();
             // Fewer do as well.
@@ -105,14 +115,14 @@ where
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
-                if let Some((index, why)) = threads.places.iter().find_map(|place| place.stuck(limits, began)) {
+                if let Some((index, why)) = threads.places.iter().find_map(|place| place.stuck(bounds, began)) {
                     return Err(Stopped::GivenUp { index, why });
                 }
                 if cancel.is_cancelled() && cancelled_at.get_or_insert_with(Instant::now).elapsed() > GRACE {
                     return Err(Stopped::Cancelled);
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => panic!("a thread that calls scripts ended without its results"),
+            Err(RecvTimeoutError::Disconnected) => panic!("a thread ended without its results"),
         }
     }
     let is_whole = results.iter().all(|result| matches!(result, Some(Ok(_))));
@@ -141,7 +151,7 @@ impl<P, F> Batch<P, F> {
     fn work_through<R, E>(
         &self,
         place: &Place,
-        limits: &Limits,
+        bounds: Bounds,
         cancel: &Cancel,
         began: Instant,
     ) -> Vec<(usize, Result<R, E>)>
@@ -159,8 +169,7 @@ impl<P, F> Batch<P, F> {
             place.index.store(index, Relaxed);
             place.since_ms.store(1 + elapsed_ms(began), Relaxed);
             place.state.store(INSIDE, Release);
-            let work = || sandbox::timed(limits, || (self.work)(prepared));
-            let result = memory::within(limits.wall_bytes(), &place.is_over, work);
+            let result = memory::within(bounds.memory_bytes, &place.is_over, || (self.work)(prepared));
             place.since_ms.store(0, Relaxed);
             if place.state.compare_exchange(INSIDE, OUTSIDE, AcqRel, Acquire).is_err() {
                 break;
@@ -224,15 +233,15 @@ impl Drop for Leave<'_> {
 
 impl Place {
     /// The work that this thread will not come back from, and why.
-    fn stuck(&self, limits: &Limits, began: Instant) -> Option<(usize, String)> {
+    fn stuck(&self, bounds: Bounds, began: Instant) -> Option<(usize, String)> {
         let index = self.index.load(Relaxed);
         if self.is_over.load(Relaxed) {
-            let most = limits.wall_bytes() >> 20;
+            let most = bounds.memory_bytes >> 20;
             return Some((index, format!("given up: one step of it asked for more than {most} MiB of memory")));
         }
         let since_ms = self.since_ms.load(Relaxed).checked_sub(1)?;
         let took = Duration::from_millis(elapsed_ms(began).saturating_sub(since_ms));
-        let most = limits.give_up();
+        let most = bounds.time;
         (took > most)
             .then(|| (index, format!("given up after {} seconds: one step of it does not end", most.as_secs_f64())))
     }
