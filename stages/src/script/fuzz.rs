@@ -118,16 +118,19 @@ fn child() {
         println!("{seed} begun");
         fs::write(&path, script(seed)).unwrap();
         let limits = Limits { wall: WALL, ..Limits::default() };
-        let script = Script::load(&path, folder.path(), &Row::new(), limits, Cancel::default(), |_| ()).unwrap();
         let row = Row::new();
         let sample = Sample { row: &row, prompt: "", completion: "", truncated: false, tokens: 0, index: 0 };
-        let call = Instant::now();
-        let message = match script.rewards("reward", &[sample]) {
+        let began_call = Instant::now();
+        // One that nests too deep is refused when it is read.
+        let script = Script::load(&path, folder.path(), &Row::new(), limits, Cancel::default(), |_| ());
+        let message = match script.and_then(|script| script.rewards("reward", &[sample])) {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         };
-        // Half a second for a machine that does other things too.
-        assert!(call.elapsed() < WALL * 2 + Duration::from_millis(500), "{:?}: {message}", call.elapsed());
+        let took = began_call.elapsed();
+        // The usual slice runs beside other tests, which take the processor from it.
+        let most = if env::var("MASHBILL_FUZZ_SECONDS").is_ok() { WALL * 2 + Duration::from_millis(500) } else { WALL * 10 };
+        assert!(took < most, "{took:?}: {message}");
         println!("{seed} done");
         std::io::stdout().flush().unwrap();
         if message.contains("given up") || began.elapsed() > Duration::from_secs(20) {
