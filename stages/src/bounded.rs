@@ -26,6 +26,8 @@ pub struct Bounds {
     pub memory_bytes: usize,
     /// Time after which it is taken not to end.
     pub time: Duration,
+    /// Addresses for its stack: only what is touched is ever real memory.
+    pub stack_bytes: usize,
 }
 
 /// Why not every piece of work has a result.
@@ -48,11 +50,6 @@ pub enum Stopped<E> {
 const GLANCE: Duration = Duration::from_millis(20);
 /// How long work has to end after it was cancelled.
 const GRACE: Duration = Duration::from_secs(1);
-/// A list may nest as deep as it may be long, and is dropped and measured by recursion: that takes more than the
-/// usual two megabytes; a chat template has fuel for three million levels of 80 bytes. Only what is touched is ever
-/// real memory.
-const STACK_BYTES: usize = 320 << 20;
-
 /// Does the work of every index below `count` on as many threads as there are cores; the results are in order.
 ///
 /// `prepare` makes what `work` is given, and may borrow from the caller. `work` borrows nothing, so that a thread which
@@ -92,7 +89,7 @@ where
             // Nobody listens any more where this thread was left behind.
             let _ = sender.send(done);
         };
-        let thread = thread::Builder::new().name(format!("bounded-{number}")).stack_size(STACK_BYTES);
+        let thread = thread::Builder::new().name(format!("bounded-{number}")).stack_size(bounds.stack_bytes);
         if let Err(error) = thread.spawn(work) {
             threads.places.pop();
             // Fewer do as well.

@@ -129,7 +129,8 @@ fn child() {
         };
         let took = began_call.elapsed();
         // The usual slice runs beside other tests, which take the processor from it.
-        let most = if env::var("MASHBILL_FUZZ_SECONDS").is_ok() { WALL * 2 + Duration::from_millis(500) } else { WALL * 10 };
+        let most =
+            if env::var("MASHBILL_FUZZ_SECONDS").is_ok() { WALL * 2 + Duration::from_millis(500) } else { WALL * 10 };
         assert!(took < most, "{took:?}: {message}");
         println!("{seed} done");
         std::io::stdout().flush().unwrap();

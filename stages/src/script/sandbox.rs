@@ -19,6 +19,10 @@ use rhai::{
 use super::{host, imports::Library};
 use crate::bounded::{Bounds, memory};
 
+/// An array may nest as deep as it may be long, and is dropped and measured by recursion: that takes more than the
+/// usual two megabytes.
+const STACK_BYTES: usize = 256 << 20;
+
 /// Where a call of a plugin ends, whatever it does. What its closures do counts as its own.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
@@ -58,7 +62,7 @@ impl Limits {
     /// Memory and the clock are looked at between operations. One operation of its own may take as much memory again, and
     /// half of the time.
     pub fn bounds(&self) -> Bounds {
-        Bounds { memory_bytes: 2 * self.memory_bytes, time: self.wall * 3 / 2 }
+        Bounds { memory_bytes: 2 * self.memory_bytes, time: self.wall * 3 / 2, stack_bytes: STACK_BYTES }
     }
 }
 

@@ -51,6 +51,8 @@ struct Compiled {
     environment: Arc<Environment<'static>>,
     /// Has `{% generation %}` blocks.
     marks: bool,
+    /// Can it make a value that no usual stack is deep enough for?
+    nests: bool,
 }
 
 /// What a template writes out.
@@ -78,7 +80,12 @@ pub const DEFAULT: &str = "\
 const FUEL: u64 = 5_000_000;
 /// A list that holds another one many times, which does so too, takes no memory and prints without end, and fuel does not
 /// see how values are printed in an expression.
-const BOUNDS: Bounds = Bounds { memory_bytes: 512 << 20, time: Duration::from_secs(10) };
+const BOUNDS: Bounds = Bounds { memory_bytes: 512 << 20, time: Duration::from_secs(10), stack_bytes: 8 << 20 };
+/// Bytes of stack for a template that can put lists into lists by a loop. Letting go of a list lets go of what is in it,
+/// and each takes 80 bytes of the stack: fuel is enough for three million of them.
+const DEEP_STACK: usize = 320 << 20;
+/// Bytes of a template that without a loop cannot reach so deep that it would matter.
+const SHALLOW: usize = 16 << 10;
 /// Bytes of a rendered conversation at most: some 16 million tokens, more than any context.
 const LONGEST: usize = 64 << 20;
 /// Blanks of a level of JSON at most.
@@ -299,18 +306,21 @@ impl Compiled {
         environment.add_test("sequence", |value: &Variable| {
             matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
         });
+        // Only what belongs to a namespace outlives a turn of a loop.
+        let nests = source.contains("namespace") || source.len() > SHALLOW;
         // Jinja2 reads every end of a line as one character.
         let (source, marks) = with_marks(&source.replace("\r\n", "\n").replace('\r', "\n"));
         environment
             .add_template_owned(NAME, source)
             .map_err(|error| anyhow!("the chat template is malformed: {error:#}"))?;
-        Ok(Self { environment: Arc::new(environment), marks })
+        Ok(Self { environment: Arc::new(environment), marks, nests })
     }
 
     fn render(&self, scope: BTreeMap<String, Variable>) -> Result<String> {
         let compiled = self.clone();
         let work = move |scope| Ok::<_, Infallible>(catch_unwind(AssertUnwindSafe(|| compiled.render_here(scope))));
-        match bounded::run(1, BOUNDS, &Cancel::default(), &|_| scope.clone(), work) {
+        let stack_bytes = if self.nests { DEEP_STACK } else { BOUNDS.stack_bytes };
+        match bounded::run(1, Bounds { stack_bytes, ..BOUNDS }, &Cancel::default(), &|_| scope.clone(), work) {
             Ok(mut one) => {
                 let rendered = one.pop().expect("one piece of work has one result");
                 rendered.unwrap_or_else(|panic| panic::resume_unwind(panic))
