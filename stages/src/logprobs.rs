@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use engine::{Arity, Cancelled, Context, Finding, Footprint, Input, OtherName, Problem, Prospects, Stage};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -20,6 +20,7 @@ use crate::{
         chat::Chat,
         complete::Policy,
         encode::{self, LossOn},
+        room::excerpt,
     },
     train::batch::Batch,
 };
@@ -82,13 +83,12 @@ impl Stage for Logprobs {
             if ctx.cancelled() {
                 return Err(Cancelled.into());
             }
-            ensure!(
-                example.ids.len() > 1,
-                "row {} has {} tokens: there is nothing to predict",
-                i + 1,
-                example.ids.len()
-            );
-            decoder.config.check_length(example.ids.len() - 1, &format!("row {}", i + 1))?;
+            let (name, tokens) = (format!("row {}", i + 1), example.ids.len());
+            let shown = || excerpt(&Value::Object(row.clone()).to_string());
+            ensure!(tokens > 1, "{name} has {tokens} tokens: there is nothing to predict\nrow: {}", shown());
+            decoder.config.check_length(tokens - 1, &name).map_err(|error| {
+                anyhow!("{error}\nrow: {}\nhint: leave such rows out by a `filter` before this node", shown())
+            })?;
             let batch = Batch::new([(example.ids.as_slice(), example.trained.as_slice())]);
             let scored: Vec<f32> = if batch.targets() == 0 {
                 Vec::new()
