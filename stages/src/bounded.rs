@@ -50,6 +50,7 @@ pub enum Stopped<E> {
 const GLANCE: Duration = Duration::from_millis(20);
 /// How long work has to end after it was cancelled.
 const GRACE: Duration = Duration::from_secs(1);
+
 /// Does the work of every index below `count` on as many threads as there are cores; the results are in order.
 ///
 /// `prepare` makes what `work` is given, and may borrow from the caller. `work` borrows nothing, so that a thread which

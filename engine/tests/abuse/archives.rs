@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{self, Read},
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -129,15 +129,21 @@ fn what_was_packed_is_unpacked_with_long_names_and_records() {
     assert!(store.verify(&mut |_| ()).unwrap().damages.is_empty());
 }
 
+/// A file that no archive has to touch, and the folder that holds it.
+fn file_outside() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("canary");
+    fs::write(&file, "known bytes").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    (folder, file)
+}
+
 /// A record's name was joined to the folder unchecked: whatever file it led to was made read-only.
 #[test]
 fn no_name_leads_out_of_the_result() {
     let project = project();
     let artifact = artifact(&project);
-    let outside = tempfile::tempdir().unwrap();
-    let canary = outside.path().join("canary");
-    fs::write(&canary, "known bytes").unwrap();
-    fs::set_permissions(&canary, fs::Permissions::from_mode(0o644)).unwrap();
+    let (_outside, canary) = file_outside();
     let absolute = canary.to_str().unwrap();
     let up = format!("{}{absolute}", "../".repeat(20));
     for name in [absolute, &up, "deep/log.txt", "..", ".", "", "data", "facts.json", "manifest.json", "a\0b"] {
@@ -348,10 +354,7 @@ fn what_is_too_much_is_refused_before_it_is_read_or_written() {
 fn a_changed_archive_is_refused_or_gives_the_same_result() {
     let project = project();
     let artifact = artifact(&project);
-    let outside = tempfile::tempdir().unwrap();
-    let canary = outside.path().join("canary");
-    fs::write(&canary, "known bytes").unwrap();
-    fs::set_permissions(&canary, fs::Permissions::from_mode(0o644)).unwrap();
+    let (outside, canary) = file_outside();
     let state = |path: &Path| {
         let metadata = fs::metadata(path).unwrap();
         (metadata.mode(), metadata.mtime_nsec(), metadata.mtime(), fs::read(path).unwrap())
